@@ -1,0 +1,65 @@
+"""What the domain refuses, and why.
+
+The domain raises these and knows nothing of gRPC; `rpc/status.py` holds the one table that turns a reason into a status.
+
+    TwoTowerError
+    ├── Refused            a request, or one entry of it, that cannot be served: carries the contract's reason
+    └── ReleaseRefused     a release folder, schema or table that disagrees with itself
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Reason(IntEnum):
+    """Why a request was refused. Names and numbers equal `twotower.v1.ErrorReason` without its prefix."""
+
+    UNSPECIFIED = 0
+    FIELD_REQUIRED = 1
+    FIELD_CONFLICT = 2
+    VALUE_NOT_FINITE = 3
+    FEATURE_TYPE = 4
+    FEATURE_UNKNOWN = 5
+    NO_KNOWN_FEATURE = 6
+    SCHEMA_MISMATCH = 7
+    DIMENSION_MISMATCH = 8
+    LIMIT_EXCEEDED = 9
+    FILTER_INVALID = 10
+    ITEM_NOT_FOUND = 11
+    RELEASE_NOT_FOUND = 12
+    RELEASE_NOT_LOADED = 13
+    RELEASE_MISMATCH = 14
+    ITEM_KEY_COLLISION = 15
+    OVERLOADED = 16
+    NOT_READY = 17
+    STORE_UNAVAILABLE = 18
+    DEADLINE = 19
+    INTERNAL = 20
+
+
+class TwoTowerError(Exception):
+    """Every error that this package raises on purpose."""
+
+
+class Refused(TwoTowerError):
+    """A request, or one entry of a batch, that cannot be served.
+
+    reason:  the contract's reason.
+    message: one sentence for the caller, without paths, stacks or a driver's text.
+    field:   where in the request, relative to the entry, such as `features[user_age]`; "" when it is not one field.
+    """
+
+    def __init__(self, reason: Reason, message: str, field: str = "") -> None:
+        super().__init__(f"{reason.name}: {message}")
+        self.reason = reason
+        self.message = message
+        self.field = field
+
+    def within(self, prefix: str) -> Refused:
+        """The same refusal, its field seen from outside: `within("user")` makes `user.features[age]`."""
+        return Refused(self.reason, self.message, f"{prefix}.{self.field}" if self.field else prefix)
+
+
+class ReleaseRefused(TwoTowerError):
+    """A release, model folder, schema or table that cannot be used; the message says why and what to do."""
