@@ -6,6 +6,7 @@ Names (CONTRACT rule 3): the exact name wins, then the name without its prefix (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 from twotower_server.errors import Reason, Refused
 from twotower_server.features.row import FeatureRow
 from twotower_server.features.schema import (
-    FIRST_ID,
     MISSING_ID,
     PADDING_ID,
     Feature,
@@ -77,7 +77,8 @@ class Encoder:
         self._transform = NumericTransform(schema) if schema.transforms == "server" and schema.numeric else None
         self._columns = _columns(schema)
         self._names = _names(schema)
-        self._bags = [(stem, i) for i, f in enumerate(schema.features) if f.wildcard for stem in _bag_stems(schema, f)]
+        stems = [(stem, i) for i, f in enumerate(schema.features) if f.wildcard for stem in _bag_stems(schema, f)]
+        self._bags = sorted(stems, key=lambda stem: -len(stem[0]))  # the longest stem owns a name
         self._ignored = ("item_" if schema.side == "user" else "user_", "scene_", "cross_")
         self._ids_missing = [id for c in self._columns if c is not None for id in c.missing_ids]
         self._weights_missing = [w for c in self._columns if c is not None for w in c.missing_weights]
@@ -104,14 +105,13 @@ class Encoder:
             ids += row_ids
             weights += row_weights
         n = len(rows)
-        encoded = Encoded(
+        return Encoded(
             self._numeric_array(numeric, n) if self._numeric_slots else None,
             np.array(ids, np.int64).reshape(n, -1) if self._ids_missing else None,
             np.array(weights, np.float32).reshape(n, -1) if self._weights_missing else None,
             use,
             refused,
         )
-        return encoded
 
     def encode_one(self, row: FeatureRow) -> Encoded:
         """Encodes one row, or raises why it cannot be."""
@@ -206,8 +206,8 @@ class Encoder:
             else:
                 unknown += self._unknown(name, "string_features")
         used = 0
-        for index, (_, name, value) in chosen.items():
-            used += self._place(index, name, value, numeric, ids, dense)
+        for index, (_, name, given) in chosen.items():
+            used += self._place(index, name, given, numeric, ids, dense)
         for index, entries in bags.items():
             self._place_bag(index, entries, ids, weights)
             used += 1
@@ -225,12 +225,11 @@ class Encoder:
             chosen[target.feature] = (target.rank, name, value)
 
     def _into_bag(self, bags: dict[int, dict[str, tuple[int, float]]], name: str, value: float) -> bool:
-        """Adds an entry of a weighted bag; the longest stem that the name begins with owns it."""
+        """Adds an entry of a weighted bag, if the name is one."""
         for stem, index in self._bags:
             if name.startswith(stem) and len(name) > len(stem):
                 own = self.schema.features[index].name[:-1]
                 rank = 0 if stem == own else 1
-                # `user_user_interest_x` begins with no exact stem, `user_interest_x` does: exact wins.
                 held = bags.setdefault(index, {}).get(name[len(stem) :])
                 if held is None or rank < held[0]:
                     bags[index][name[len(stem) :]] = (rank, value)
@@ -269,7 +268,7 @@ class Encoder:
                 )
             if dense:
                 raise _dense_conflict(name)
-            if numeric[slot] == numeric[slot]:  # the exact name was there: it wins
+            if not math.isnan(numeric[slot]):  # the exact name was there: it wins
                 return 0
             numeric[slot] = value
             return 1
@@ -326,16 +325,11 @@ class Encoder:
                 f"dense_features has {len(values)} values, the {schema.side} schema has {len(numeric)} numeric features",
                 "dense_features",
             )
-        used = 0
-        for i, value in enumerate(values):
-            if value == value:
-                used += 1
-                if abs(value) > _MAX_FLOAT32:
-                    raise Refused(
-                        Reason.VALUE_NOT_FINITE, f"dense_features[{i}] is infinite", f"dense_features[{i}]"
-                    )
+        if any(map(math.isinf, values)):
+            i = next(i for i, value in enumerate(values) if math.isinf(value))
+            raise Refused(Reason.VALUE_NOT_FINITE, f"dense_features[{i}] is infinite", f"dense_features[{i}]")
         numeric[:] = values
-        return used
+        return len(values) - sum(map(math.isnan, values))
 
     def _nothing(self, row: FeatureRow) -> Refused:
         side = self.schema.side

@@ -6,6 +6,7 @@ checked completely when it is read: a `TowerSchema` that exists is valid.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -208,7 +209,7 @@ class TowerSchema:
             (_feature(side, entry, f"{where}.features[{i}]") for i, entry in enumerate(raw)),
             key=lambda f: f.name.encode(),
         )
-        for one, two in zip(features, features[1:], strict=False):
+        for one, two in itertools.pairwise(features):
             if one.name == two.name:
                 raise ReleaseRefused(f"{where} names {one.name} twice")
         schema = cls(side, transforms, tuple(features))

@@ -34,7 +34,7 @@ class NumericTransform:
         values = (values - self._shift) / self._divisor
         with np.errstate(over="ignore"):  # what does not fit float32 is refused by the encoder, not warned about
             if not self._marked.size:
-                return values.astype(np.float32)
+                return np.asarray(values, np.float32)
             markers = missing[:, self._marked]
             values[:, self._marked] = np.where(markers, 0.0, values[:, self._marked])
-            return np.concatenate([values, markers], axis=1).astype(np.float32)
+            return np.asarray(np.concatenate([values, markers], axis=1), np.float32)

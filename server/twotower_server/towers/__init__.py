@@ -1,0 +1,1 @@
+"""Towers: ONNX graphs that turn encoded features into embeddings."""
