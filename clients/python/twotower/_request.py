@@ -1,0 +1,199 @@
+"""One `Call` per RPC: its method, its request, and how to read its answer. Shared by both clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import Message
+
+from twotower import _convert, v1
+from twotower._filter import FilterLike, filter_of
+from twotower._result import (
+    BatchScores,
+    CacheMode,
+    Embedding,
+    ItemEmbedding,
+    ItemEmbeddings,
+    Recommendations,
+    Scores,
+    SearchResults,
+    ServingInfo,
+    UserEmbedding,
+    UserEmbeddings,
+)
+
+Result = TypeVar("Result")
+ItemIds = Sequence[str] | npt.NDArray[np.str_]
+ItemKeys = Sequence[int] | npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Result]):
+    """method: of `v1.TwoTowerServiceStub`. decode: from its response message."""
+
+    method: str
+    request: Message
+    decode: Callable[[Any], Result]
+
+
+def get_user_embedding(user: v1.User, release: str, cache_mode: CacheMode) -> Call[UserEmbedding]:
+    request = v1.GetUserEmbeddingRequest(user=user, release=release, cache_mode=_cache_mode(cache_mode))
+    return Call("GetUserEmbedding", request, _convert.user_embedding)
+
+
+def batch_get_user_embeddings(
+    users: Iterable[v1.User], release: str, cache_mode: CacheMode
+) -> Call[UserEmbeddings]:
+    request = v1.BatchGetUserEmbeddingsRequest(
+        users=users,
+        release=release,
+        cache_mode=_cache_mode(cache_mode),
+        encoding=v1.EMBEDDING_ENCODING_MATRIX,
+    )
+    return Call("BatchGetUserEmbeddings", request, _convert.user_embeddings)
+
+
+def get_item_embedding(item: str | v1.Item, release: str) -> Call[ItemEmbedding]:
+    request = v1.GetItemEmbeddingRequest(release=release)
+    if isinstance(item, str):
+        request.item_id = item
+    else:
+        request.item.CopyFrom(item)
+    return Call("GetItemEmbedding", request, _convert.item_embedding)
+
+
+def batch_get_item_embeddings(
+    item_ids: ItemIds, item_keys: ItemKeys, items: Iterable[v1.Item], release: str
+) -> Call[ItemEmbeddings]:
+    ids = _ids("item_ids", item_ids)
+    request = v1.BatchGetItemEmbeddingsRequest(
+        item_ids=ids,
+        item_keys=_keys(item_keys),
+        items=items,
+        release=release,
+        encoding=v1.EMBEDDING_ENCODING_MATRIX,
+    )
+    return Call("BatchGetItemEmbeddings", request, partial(_convert.item_embeddings, item_ids=ids))
+
+
+def score_request(
+    user: v1.User | Embedding,
+    item_ids: ItemIds = (),
+    *,
+    item_keys: ItemKeys = (),
+    items: Iterable[v1.Item] = (),
+    require_all: bool = False,
+    cache_mode: CacheMode = CacheMode.DEFAULT,
+    release: str | None = None,
+) -> v1.ScoreRequest:
+    """One entry of `batch_score`; the arguments are those of `score`."""
+    request = v1.ScoreRequest(
+        item_ids=_ids("item_ids", item_ids),
+        item_keys=_keys(item_keys),
+        items=items,
+        release=release or "",
+        cache_mode=_cache_mode(cache_mode),
+        require_all=require_all,
+    )
+    _set_user(request, user)
+    return request
+
+
+def score(request: v1.ScoreRequest) -> Call[Scores]:
+    return Call("Score", request, partial(_convert.scores, request=request))
+
+
+def batch_score(requests: Iterable[v1.ScoreRequest], release: str) -> Call[BatchScores]:
+    """release: for the entries that name none themselves."""
+    batch = v1.BatchScoreRequest(requests=requests)
+    for request in batch.requests:
+        request.release = request.release or release
+    return Call("BatchScore", batch, partial(_convert.batch_scores, requests=batch.requests))
+
+
+def recommend(
+    user: v1.User | Embedding,
+    k: int,
+    filter: FilterLike | None,
+    exclude_item_ids: ItemIds,
+    exclude_item_keys: ItemKeys,
+    return_attributes: Sequence[str],
+    include_embeddings: bool,
+    cache_mode: CacheMode,
+    release: str,
+) -> Call[Recommendations]:
+    request = v1.RecommendRequest(
+        k=k,
+        filter=filter_of(filter),
+        exclude_item_ids=_ids("exclude_item_ids", exclude_item_ids),
+        exclude_item_keys=_keys(exclude_item_keys),
+        release=release,
+        cache_mode=_cache_mode(cache_mode),
+        include_embeddings=include_embeddings,
+        return_attributes=_ids("return_attributes", return_attributes),
+    )
+    _set_user(request, user)
+    return Call("Recommend", request, _convert.recommendations)
+
+
+def search_items(
+    item: str | v1.Item | Embedding,
+    k: int,
+    filter: FilterLike | None,
+    exclude_item_ids: ItemIds,
+    exclude_item_keys: ItemKeys,
+    return_attributes: Sequence[str],
+    include_embeddings: bool,
+    release: str,
+) -> Call[SearchResults]:
+    request = v1.SearchItemsRequest(
+        k=k,
+        filter=filter_of(filter),
+        exclude_item_ids=_ids("exclude_item_ids", exclude_item_ids),
+        exclude_item_keys=_keys(exclude_item_keys),
+        release=release,
+        include_embeddings=include_embeddings,
+        return_attributes=_ids("return_attributes", return_attributes),
+    )
+    if isinstance(item, str):
+        request.item_id = item
+    elif isinstance(item, Embedding):
+        request.embedding.CopyFrom(_embedding(item))
+    else:
+        request.item.CopyFrom(item)
+    return Call("SearchItems", request, _convert.search_results)
+
+
+def get_serving_info(release: str) -> Call[ServingInfo]:
+    return Call("GetServingInfo", v1.GetServingInfoRequest(release=release), _convert.serving_info)
+
+
+def _set_user(request: v1.ScoreRequest | v1.RecommendRequest, user: v1.User | Embedding) -> None:
+    if isinstance(user, Embedding):
+        request.embedding.CopyFrom(_embedding(user))
+    else:
+        request.user.CopyFrom(user)
+
+
+def _embedding(embedding: Embedding) -> v1.Embedding:
+    values = np.asarray(embedding.values, dtype=np.float32)
+    return v1.Embedding(values=values.tolist(), release=embedding.release)
+
+
+def _cache_mode(mode: CacheMode) -> Any:
+    return int(mode)  # stubs type the enum's numbers as a type of their own
+
+
+def _ids(name: str, ids: ItemIds) -> list[str]:
+    if isinstance(ids, str):  # a text is a sequence of texts, too: one id for each of its letters
+        raise TypeError(f"{name} is a list of texts, not one text")
+    return list(ids)
+
+
+def _keys(keys: ItemKeys) -> list[int]:
+    return list(np.asarray(keys, dtype=np.uint64).tolist())

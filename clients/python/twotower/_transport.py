@@ -1,0 +1,136 @@
+"""How a `Call` reaches the server: one of the connections, the deadline, retries, the dense form.
+
+The two classes are the same in steps; one waits by blocking the thread, the other by `await`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from twotower import v1
+from twotower._dense import DenseOrders, carries_features, dense_orders, schema_mismatched
+from twotower._errors import SchemaMismatch, from_rpc_error
+from twotower._request import Call, Result
+from twotower._retry import Attempts, Deadline, RetryPolicy
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+class Transport:
+    """Channels of the blocking client. Safe to share between threads: everything it changes is replaced
+    whole."""
+
+    def __init__(
+        self,
+        channels: Sequence[grpc.Channel],
+        timeout_s: float,
+        retry: RetryPolicy,
+        dense: bool,
+        metadata: Metadata,
+    ) -> None:
+        stubs = [v1.TwoTowerServiceStub(channel) for channel in channels]
+        self._next_stub = itertools.cycle(stubs).__next__
+        self._timeout_s = timeout_s
+        self._retry = retry
+        self._dense = dense
+        self._metadata = tuple(metadata)
+        self._orders = DenseOrders()
+        Deadline(timeout_s)  # refuses a useless time-out when the client is made, not at its first call
+
+    def run(self, call: Call[Result], timeout_s: float | None) -> Result:
+        """The call's result, within its time (seconds; None = the client's)."""
+        deadline = Deadline(self._timeout_s if timeout_s is None else timeout_s)
+        if self._dense and carries_features(call.request):
+            return call.decode(self._send_dense(call, deadline))
+        return call.decode(self._send(call.method, call.request, deadline))
+
+    def _send_dense(self, call: Call[Any], deadline: Deadline) -> Any:
+        if not self._orders.cover(call.request):
+            self._fetch_orders(deadline)
+        try:
+            response = self._send(call.method, self._orders.encode(call.request), deadline)
+            if not schema_mismatched(response):
+                return response
+        except SchemaMismatch:
+            pass
+        self._fetch_orders(deadline)
+        return self._send(call.method, self._orders.encode(call.request), deadline)
+
+    def _fetch_orders(self, deadline: Deadline) -> None:
+        self._orders = dense_orders(self._send("GetServingInfo", v1.GetServingInfoRequest(), deadline))
+
+    def _send(self, method: str, request: Message, deadline: Deadline) -> Any:
+        attempts = Attempts(self._retry, deadline)
+        while True:
+            send = getattr(self._next_stub(), method)
+            try:
+                return send(request, timeout=deadline.remaining_s(), metadata=self._metadata)
+            except grpc.RpcError as rpc_error:
+                error = from_rpc_error(rpc_error)
+                delay_s = attempts.delay_s(error)
+                if delay_s is None:
+                    raise error from rpc_error
+            time.sleep(delay_s)
+
+
+class AsyncTransport:
+    """Channels of the asyncio client; for one event loop."""
+
+    def __init__(
+        self,
+        channels: Sequence[grpc.aio.Channel],
+        timeout_s: float,
+        retry: RetryPolicy,
+        dense: bool,
+        metadata: Metadata,
+    ) -> None:
+        stubs = [v1.TwoTowerServiceStub(channel) for channel in channels]
+        self._next_stub = itertools.cycle(stubs).__next__
+        self._timeout_s = timeout_s
+        self._retry = retry
+        self._dense = dense
+        self._metadata = tuple(metadata)
+        self._orders = DenseOrders()
+        Deadline(timeout_s)  # refuses a useless time-out when the client is made, not at its first call
+
+    async def run(self, call: Call[Result], timeout_s: float | None) -> Result:
+        """The call's result, within its time (seconds; None = the client's)."""
+        deadline = Deadline(self._timeout_s if timeout_s is None else timeout_s)
+        if self._dense and carries_features(call.request):
+            return call.decode(await self._send_dense(call, deadline))
+        return call.decode(await self._send(call.method, call.request, deadline))
+
+    async def _send_dense(self, call: Call[Any], deadline: Deadline) -> Any:
+        if not self._orders.cover(call.request):
+            await self._fetch_orders(deadline)
+        try:
+            response = await self._send(call.method, self._orders.encode(call.request), deadline)
+            if not schema_mismatched(response):
+                return response
+        except SchemaMismatch:
+            pass
+        await self._fetch_orders(deadline)
+        return await self._send(call.method, self._orders.encode(call.request), deadline)
+
+    async def _fetch_orders(self, deadline: Deadline) -> None:
+        self._orders = dense_orders(await self._send("GetServingInfo", v1.GetServingInfoRequest(), deadline))
+
+    async def _send(self, method: str, request: Message, deadline: Deadline) -> Any:
+        attempts = Attempts(self._retry, deadline)
+        while True:
+            send = getattr(self._next_stub(), method)
+            try:
+                return await send(request, timeout=deadline.remaining_s(), metadata=self._metadata)
+            except grpc.RpcError as rpc_error:
+                error = from_rpc_error(rpc_error)
+                delay_s = attempts.delay_s(error)
+                if delay_s is None:
+                    raise error from rpc_error
+            await asyncio.sleep(delay_s)
