@@ -24,6 +24,7 @@ FeatureValue = (
     | None
 )
 
+_NUMBERS = (numbers.Real, np.bool_)  # numpy registers its other real scalars as numbers.Real
 _EXACT_INTEGERS = 2**53  # beyond it a double no longer holds every integer, and an id would silently change
 
 
@@ -84,7 +85,7 @@ def _sorted_features(
         for name, value in _flat(source):
             if name in numbers_by_name or name in texts_by_name:
                 raise ValueError(f"feature {name!r} is given twice")
-            if isinstance(value, (numbers.Real, np.generic)) and not isinstance(value, str):
+            if isinstance(value, _NUMBERS):
                 numbers_by_name[name] = _number(name, value)
             else:
                 texts_by_name[name] = v1.StringList(values=_texts(name, value))
@@ -98,7 +99,7 @@ def _flat(features: Mapping[str, FeatureValue]) -> list[tuple[str, Any]]:
         if isinstance(value, Mapping):
             prefix = name[:-1] if name.endswith("*") else f"{name}_"
             for key, weight in value.items():
-                if not isinstance(weight, (numbers.Real, np.generic)):
+                if not isinstance(weight, _NUMBERS):
                     raise TypeError(
                         f"feature {name!r} is a bag of names to numbers; {key!r} is {_kind(weight)}"
                     )
@@ -113,12 +114,7 @@ def _number(name: str, value: Any) -> float:
         raise TypeError(
             f"feature {name!r}: a double does not hold the integer {value} exactly; send it as text"
         )
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"feature {name!r} is {_kind(value)}; features are numbers, texts, lists of texts"
-        ) from error
+    return float(value)
 
 
 def _texts(name: str, value: Any) -> list[str]:
