@@ -179,7 +179,7 @@ def _list(cell: Any) -> list[str]:
 
 def _bag(cell: Any) -> list[tuple[str, float]]:
     if isinstance(cell, dict):
-        pairs: list[tuple[Any, Any]] = list(cell.items())
+        pairs: list[tuple[Any, ...]] = list(cell.items())
     elif isinstance(cell, list):
         pairs = [tuple(entry) for entry in cell]
     else:

@@ -1,0 +1,1 @@
+"""The use cases: embed, score, recommend. Python and numpy; no transport."""

@@ -1,0 +1,275 @@
+"""The engine: embed, score, recommend. Every method takes its snapshot once and passes it down."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower_server.engine import embed
+from twotower_server.engine.limits import Limits
+from twotower_server.engine.model import (
+    Candidates,
+    Found,
+    GivenEmbedding,
+    ItemRow,
+    ItemVector,
+    Scored,
+    Selection,
+    Source,
+    UserRow,
+    UserVector,
+    Vectors,
+)
+from twotower_server.engine.route import Releases
+from twotower_server.engine.search import search
+from twotower_server.errors import Reason, Refused
+from twotower_server.index.similarity import similarities
+from twotower_server.items.ids import item_keys
+from twotower_server.release.calibration import scores
+from twotower_server.release.snapshot import Snapshot
+from twotower_server.release.vectors import unit_length
+
+# Up to here a search takes less than handing it to a thread and back.
+_INLINE_ITEMS = 20_000
+# A score and a similarity, float32 each.
+_SCORE_BYTES = 8
+# Entries of a BatchScore between two looks at the event loop.
+_ENTRIES_A_TURN = 8
+
+Query = UserRow | GivenEmbedding
+
+
+class ScoreEntry:
+    """One user and the candidates to score: a Score, or one entry of a BatchScore."""
+
+    __slots__ = ("candidates", "query", "release", "require_all")
+
+    def __init__(self, query: Query, candidates: Candidates, release: str = "", require_all: bool = False) -> None:
+        self.query = query
+        self.candidates = candidates
+        self.release = release
+        self.require_all = require_all
+
+
+class Engine:
+    """Serves the loaded releases. One a worker; its methods are called on the event loop."""
+
+    def __init__(self, releases: Releases, limits: Limits) -> None:
+        self.releases = releases
+        self.limits = limits
+        self._threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="search")
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True)
+
+    def embed_user(self, user: UserRow, release: str = "") -> UserVector:
+        """The vector of one user."""
+        snapshot = self.releases.route(release)
+        values, use = embed.embed_user(snapshot, user, self.limits)
+        return UserVector(values, snapshot.release, use=use)
+
+    async def embed_users(self, users: Sequence[UserRow], release: str = "") -> Vectors:
+        """Vectors of a batch of users; a bad one fails alone."""
+        snapshot = self.releases.route(release)
+        self.limits.check("users", len(users), "users")
+        self._check_vectors(snapshot, len(users))
+        values, refused, _ = await embed.embed_users(snapshot, users, self.limits)
+        return Vectors(values, snapshot.release, refused)
+
+    def item_vector(self, item_id: str, release: str = "") -> ItemVector:
+        """The stored vector of one item. Raises ITEM_NOT_FOUND."""
+        snapshot = self.releases.route(release)
+        row = self._row(snapshot, item_id)
+        return ItemVector(snapshot.vectors[row], snapshot.release, Source.STORED)
+
+    def embed_item(self, item: ItemRow, release: str = "") -> ItemVector:
+        """The vector of one item, computed from its features."""
+        snapshot = self.releases.route(release)
+        return ItemVector(embed.embed_item(snapshot, item, self.limits), snapshot.release, Source.COMPUTED)
+
+    async def item_vectors(self, items: Candidates, release: str = "") -> Vectors:
+        """Vectors of many items, stored (ids, keys) or computed (items)."""
+        snapshot = self.releases.route(release)
+        self.limits.check("items", len(items), "items")
+        self._check_vectors(snapshot, len(items))
+        if items.items is not None:
+            values, refused = await embed.embed_items(snapshot, items.items, self.limits)
+            return Vectors(values, snapshot.release, refused)
+        rows = _rows(snapshot, items)
+        missing = np.flatnonzero(rows < 0)
+        values = snapshot.vectors[rows]
+        values[missing] = 0.0
+        return Vectors(values, snapshot.release, missing=missing.tolist())
+
+    async def score(self, entry: ScoreEntry) -> Scored:
+        """Scores the candidates of one user."""
+        result = (await self.score_batch((entry,)))[0]
+        if isinstance(result, Refused):
+            raise result
+        return result
+
+    async def score_batch(self, entries: Sequence[ScoreEntry | Refused]) -> list[Scored | Refused]:
+        """Scores every entry with a release of its own; a bad entry is refused alone (or came refused).
+
+        Users that share a release are embedded together: a batch costs a tower run a release, not one an entry.
+        """
+        candidates = sum(len(entry.candidates) for entry in entries if isinstance(entry, ScoreEntry))
+        self.limits.check_response(candidates * _SCORE_BYTES)
+        releases = self.releases
+        users: list[tuple[Snapshot, UserVector] | Refused | None] = []
+        rows: dict[str, tuple[Snapshot, list[int]]] = {}  # by release: entries whose vector is to be computed
+        for i, entry in enumerate(entries):
+            try:
+                if isinstance(entry, Refused):
+                    raise entry
+                self.limits.check("items", len(entry.candidates), "items")
+                snapshot = releases.route(entry.release, _release_of(entry.query))
+                if isinstance(entry.query, GivenEmbedding) or len(entries) == 1:
+                    users.append((snapshot, self._user(snapshot, entry.query)))
+                else:
+                    users.append(None)
+                    rows.setdefault(snapshot.release, (snapshot, []))[1].append(i)
+            except Refused as error:
+                users.append(error)
+        for snapshot, indices in rows.values():
+            batch: list[UserRow] = [entries[i].query for i in indices]  # type: ignore[union-attr, misc]
+            vectors, refused, uses = await embed.embed_users(snapshot, batch, self.limits)
+            for at, i in enumerate(indices):
+                if at in refused:
+                    users[i] = refused[at].within("user")
+                else:
+                    users[i] = snapshot, UserVector(vectors[at], snapshot.release, use=uses[at])
+        results: list[Scored | Refused] = []
+        for i, (entry, user) in enumerate(zip(entries, users, strict=True)):
+            if i and i % _ENTRIES_A_TURN == 0:
+                await asyncio.sleep(0)
+            try:
+                if isinstance(user, Refused):
+                    raise user
+                results.append(await self._score(*user, entry))  # type: ignore[misc, arg-type]
+            except Refused as error:
+                results.append(error)
+        return results
+
+    async def recommend(self, query: Query, selection: Selection, release: str = "") -> Found:
+        """The best items of the catalog for one user."""
+        snapshot = self.releases.route(release, _release_of(query))
+        self._check_selection(snapshot, selection)
+        user = self._user(snapshot, query)
+        return await self._search(snapshot, user.values, selection, user=user)
+
+    async def search_items(self, query: str | ItemRow | GivenEmbedding, selection: Selection, release: str = "") -> Found:
+        """The items nearest to an item (by id, by features) or to a vector; an item never finds itself."""
+        snapshot = self.releases.route(release, _release_of(query))
+        self._check_selection(snapshot, selection)
+        if isinstance(query, str):
+            values = snapshot.vectors[self._row(snapshot, query)]
+            return await self._search(snapshot, values, selection, exclude=query)
+        if isinstance(query, GivenEmbedding):
+            return await self._search(snapshot, _given(snapshot, query), selection)
+        values = embed.embed_item(snapshot, query, self.limits)
+        return await self._search(snapshot, values, selection, exclude=query.item_id)
+
+    def _user(self, snapshot: Snapshot, query: Query) -> UserVector:
+        if isinstance(query, GivenEmbedding):
+            return UserVector(_given(snapshot, query), snapshot.release, Source.UNSPECIFIED)
+        values, use = embed.embed_user(snapshot, query, self.limits)
+        return UserVector(values, snapshot.release, use=use)
+
+    async def _score(self, snapshot: Snapshot, user: UserVector, entry: ScoreEntry) -> Scored:
+        candidates = entry.candidates
+        if candidates.items is not None:
+            vectors, refused = await embed.embed_items(snapshot, candidates.items, self.limits)
+            found = similarities(vectors, None, user.values)
+            failed = np.array(sorted(refused), np.int64)
+            missing: list[int] = []
+        else:
+            refused = {}
+            rows = _rows(snapshot, candidates)
+            found = similarities(snapshot.vectors, rows, user.values)
+            failed = np.flatnonzero(rows < 0)
+            missing = failed.tolist()
+        if missing and entry.require_all:
+            raise _not_found(candidates, missing)
+        scored = scores(found, snapshot.manifest.calibration)
+        if failed.size:
+            found[failed] = 0.0
+            scored[failed] = 0.0
+        return Scored(scored, found, missing, user, refused)
+
+    async def _search(
+        self,
+        snapshot: Snapshot,
+        query: NDArray[np.float32],
+        selection: Selection,
+        *,
+        exclude: str = "",
+        user: UserVector | None = None,
+    ) -> Found:
+        if len(snapshot.catalog) <= _INLINE_ITEMS and selection.filter is None:
+            return search(snapshot, query, selection, exclude, user)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, search, snapshot, query, selection, exclude, user)
+
+    def _row(self, snapshot: Snapshot, item_id: str) -> int:
+        self.limits.check_id(item_id, "item_id")
+        row = int(snapshot.keys.rows(item_keys((item_id,)))[0])
+        if row < 0:
+            raise Refused(
+                Reason.ITEM_NOT_FOUND, f"release {snapshot.release} has no item {item_id!r}", "item_id"
+            )
+        return row
+
+    def _check_vectors(self, snapshot: Snapshot, count: int) -> None:
+        self.limits.check_response(count * (snapshot.manifest.dimension * 4 + 8))
+
+    def _check_selection(self, snapshot: Snapshot, selection: Selection) -> None:
+        limits = self.limits
+        limits.check("k", selection.k, "k")
+        excluded = len(selection.exclude_ids) + len(selection.exclude_keys)
+        limits.check("exclusions", excluded, "exclude_item_ids")
+        embedding_bytes = snapshot.manifest.dimension * 4 if selection.embeddings else 0
+        # An answer holds no more items than the catalog; ids and attributes vary, this is their usual size.
+        limits.check_response(
+            min(selection.k, len(snapshot.catalog)) * (64 + embedding_bytes + 32 * len(selection.attributes))
+        )
+
+
+def _rows(snapshot: Snapshot, candidates: Candidates) -> NDArray[np.int64]:
+    """Rows of ids or keys, -1 where the catalog lacks them. int64 [n]."""
+    keys = candidates.keys if candidates.keys is not None else item_keys(candidates.ids or ())
+    return snapshot.keys.rows(keys)
+
+
+def _given(snapshot: Snapshot, given: GivenEmbedding) -> NDArray[np.float32]:
+    """A vector that the caller sent, checked, as this release keeps vectors. float32 [dimension]."""
+    values, dimension = given.values, snapshot.manifest.dimension
+    if values.size != dimension:
+        raise Refused(
+            Reason.DIMENSION_MISMATCH,
+            f"the embedding has {values.size} values, release {snapshot.release} has {dimension} dimensions",
+            "embedding.values",
+        )
+    if not np.isfinite(values).all():
+        raise Refused(Reason.VALUE_NOT_FINITE, "the embedding holds NaN or an infinity", "embedding.values")
+    return unit_length(values[None])[0] if snapshot.manifest.similarity == "cosine" else values
+
+
+def _release_of(query: object) -> str | None:
+    return query.release if isinstance(query, GivenEmbedding) else None
+
+
+def _not_found(candidates: Candidates, missing: list[int]) -> Refused:
+    chosen: Sequence[object] = candidates.ids if candidates.ids is not None else candidates.keys  # type: ignore[assignment]
+    named = ", ".join(str(chosen[i])[:64] for i in missing[:3])
+    more = ", …" if len(missing) > 3 else ""
+    return Refused(
+        Reason.ITEM_NOT_FOUND,
+        f"{len(missing)} of {len(candidates)} candidates are not in the catalog ({named}{more}) and require_all is set",
+        "item_ids" if candidates.ids is not None else "item_keys",
+    )

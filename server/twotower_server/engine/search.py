@@ -1,0 +1,48 @@
+"""Search of one catalog: exclusions and filter → index → ids, scores and what else was asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower_server.engine.model import Found, Selection, UserVector
+from twotower_server.items.filter import mask
+from twotower_server.items.ids import item_keys
+from twotower_server.release.calibration import scores
+from twotower_server.release.snapshot import Snapshot
+
+
+def search(
+    snapshot: Snapshot, query: NDArray[np.float32], selection: Selection, exclude: str, user: UserVector | None
+) -> Found:
+    """The `selection.k` items most similar to `query`, float32 [dimension]; fewer only when fewer are eligible.
+
+    exclude: one more item id to leave out ("" = none). Safe in any thread: a snapshot never changes.
+    """
+    catalog = snapshot.catalog
+    # Before the search, so that an unknown attribute is refused before work.
+    catalog.check_attributes(selection.attributes)
+    eligible = None if selection.filter is None else mask(catalog, selection.filter)
+    rows, similarities = snapshot.index.search(
+        query, selection.k, excluded_rows=_excluded(snapshot, selection, exclude), eligible=eligible
+    )
+    return Found(
+        item_ids=catalog.item_ids(rows),
+        scores=scores(similarities, snapshot.manifest.calibration),
+        similarities=similarities,
+        release=snapshot.release,
+        embeddings=snapshot.vectors[rows] if selection.embeddings else None,
+        attributes=catalog.attributes(rows, selection.attributes) if selection.attributes else None,
+        user=user,
+    )
+
+
+def _excluded(snapshot: Snapshot, selection: Selection, exclude: str) -> NDArray[np.int64] | None:
+    """Rows to leave out, ascending and distinct; ids that the catalog lacks exclude nothing."""
+    ids = [*selection.exclude_ids, exclude] if exclude else selection.exclude_ids
+    keys = selection.exclude_keys
+    if not ids and not keys:
+        return None
+    wanted = np.concatenate([item_keys(ids), np.fromiter(keys, np.uint64, len(keys))])
+    rows = np.unique(snapshot.keys.rows(wanted))
+    return rows[rows >= 0]

@@ -1,0 +1,43 @@
+"""Similarity → score. One implementation for every path, so that Score and Recommend agree."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower_server.errors import ReleaseRefused
+
+# Exactly 0 means missing or failed, so a real score never falls below the smallest normal float32.
+_SMALLEST = np.float64(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """score = sigmoid(scale · similarity + bias); scale > 0, so that order is by similarity."""
+
+    scale: float = 1.0
+    bias: float = 0.0
+
+    @classmethod
+    def from_json(cls, data: object, where: str) -> Calibration:
+        body = data if isinstance(data, dict) else {}
+        scale, bias = body.get("scale"), body.get("bias")
+        for value in (scale, bias):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ReleaseRefused(f"{where}.calibration needs two finite numbers, scale and bias")
+        if scale <= 0:  # type: ignore[operator]
+            raise ReleaseRefused(f"{where}.calibration.scale must be greater than 0, not {scale}")
+        return cls(float(scale), float(bias))  # type: ignore[arg-type]
+
+    def to_json(self) -> dict[str, float]:
+        return {"scale": self.scale, "bias": self.bias}
+
+
+def scores(similarities: NDArray[np.float32], calibration: Calibration) -> NDArray[np.float32]:
+    """sigmoid(scale · similarity + bias), in (0, 1]. float32 of any shape → float32 of that shape."""
+    with np.errstate(over="ignore"):
+        exact = 1.0 / (1.0 + np.exp(-(calibration.scale * similarities.astype(np.float64) + calibration.bias)))
+    return np.asarray(np.maximum(exact, _SMALLEST), np.float32)

@@ -1,0 +1,177 @@
+"""The release folder: its files and its manifest, `release.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from twotower_server.errors import ReleaseRefused
+from twotower_server.release.calibration import Calibration
+
+RELEASE_FORMAT = 1
+
+MANIFEST = "release.json"
+SCHEMA = "schema.json"
+USER_TOWER = "user_tower.onnx"
+ITEM_TOWER = "item_tower.onnx"
+ITEMS = "items.arrow"
+VECTORS = "vectors.npy"
+INDEX = "index.faiss"
+GOLDEN = "golden.json"
+FILES = (SCHEMA, USER_TOWER, ITEM_TOWER, ITEMS, VECTORS, INDEX, GOLDEN)
+
+MAX_DIMENSION = 16_384
+MAX_MANIFEST_BYTES = 16 << 20
+
+Similarity = Literal["dot", "cosine"]
+
+_NAME = re.compile(r"[a-z0-9._-]{1,63}")
+_RESERVED = {".", "..", "active"}  # two are not names in a folder, one is the pointer beside the releases
+_HASH_CHUNK_BYTES = 1 << 20
+
+
+def check_name(name: str) -> str:
+    """Returns the name of a release, or raises ReleaseRefused when it cannot be one."""
+    if not _NAME.fullmatch(name) or name in _RESERVED:
+        raise ReleaseRefused(
+            f"{name!r} cannot name a release: use 1 to 63 of a-z, 0-9, '.', '_' and '-', and not {', '.join(_RESERVED)}"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """What the manifest says of one file."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """The index: its kind, the parameters to search it with, and recall@100 measured on held-back users (or None)."""
+
+    kind: str
+    recall: float | None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """`release.json`.
+
+    items:        rows of the catalog. dimension: columns of every vector.
+    log_position: the last catalog change that the items already contain (0: none).
+    created:      UTC, ISO 8601. training: provenance as training wrote it.
+    """
+
+    release: str
+    dimension: int
+    similarity: Similarity
+    calibration: Calibration
+    items: int
+    index: IndexEntry
+    log_position: int
+    created: str
+    training: Mapping[str, Any]
+    files: Mapping[str, FileEntry]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": RELEASE_FORMAT,
+            "release": self.release,
+            "dimension": self.dimension,
+            "similarity": self.similarity,
+            "calibration": self.calibration.to_json(),
+            "items": self.items,
+            "index": {"kind": self.index.kind, "recall": self.index.recall, "parameters": dict(self.index.parameters)},
+            "log_position": self.log_position,
+            "created": self.created,
+            "training": dict(self.training),
+            "files": {n: {"sha256": f.sha256, "size_bytes": f.size_bytes} for n, f in self.files.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> Manifest:
+        """Raises ReleaseRefused, naming the field, when the manifest is not valid."""
+        if not isinstance(data, dict):
+            raise ReleaseRefused(f"{MANIFEST} must be an object")
+        if data.get("format") != RELEASE_FORMAT:
+            raise ReleaseRefused(f"{MANIFEST} has format {data.get('format')!r}, this server reads {RELEASE_FORMAT}")
+        similarity = data.get("similarity")
+        if similarity not in get_args(Similarity):
+            raise ReleaseRefused(f"{MANIFEST}.similarity must be dot or cosine, not {similarity!r}")
+        index = _typed(data, "index", dict)
+        recall = index.get("recall")
+        if recall is not None and not isinstance(recall, int | float):
+            raise ReleaseRefused(f"{MANIFEST}.index.recall must be a number or null")
+        return cls(
+            release=check_name(_typed(data, "release", str)),
+            dimension=_count(data, "dimension", 1, MAX_DIMENSION),
+            similarity=similarity,
+            calibration=Calibration.from_json(data.get("calibration"), MANIFEST),
+            items=_count(data, "items", 1, 2**31 - 1),
+            index=IndexEntry(str(index.get("kind")), recall, _typed(index, "parameters", dict)),
+            log_position=_count(data, "log_position", 0, 2**63 - 1),
+            created=_typed(data, "created", str),
+            training=_typed(data, "training", dict),
+            files=_files(_typed(data, "files", dict)),
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Reads and checks `release.json` of a release folder."""
+        path = folder / MANIFEST
+        try:
+            if path.stat().st_size > MAX_MANIFEST_BYTES:
+                raise ReleaseRefused(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
+            return cls.from_json(json.loads(path.read_text("utf-8")))
+        except (FileNotFoundError, NotADirectoryError):
+            raise ReleaseRefused(f"{folder.name} is not a release: it has no {MANIFEST}") from None
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ReleaseRefused(f"{MANIFEST} is not JSON: {error}") from None
+
+    def dump(self, folder: Path) -> None:
+        (folder / MANIFEST).write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Hashes a file, in bounded memory."""
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+    return FileEntry(digest.hexdigest(), size)
+
+
+def _files(data: Mapping[str, Any]) -> dict[str, FileEntry]:
+    # The set is fixed, so a manifest cannot name a path outside its folder.
+    if set(data) != set(FILES):
+        raise ReleaseRefused(f"{MANIFEST}.files must name {', '.join(FILES)}, not {', '.join(sorted(data))}")
+    entries = {}
+    for name in FILES:
+        entry = data[name]
+        if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+            raise ReleaseRefused(f"{MANIFEST}.files.{name} needs a sha256 and a size_bytes")
+        entries[name] = FileEntry(entry["sha256"], _count(entry, "size_bytes", 0, 2**63 - 1))
+    return entries
+
+
+def _typed(data: Mapping[str, Any], name: str, kind: type) -> Any:
+    if not isinstance(data.get(name), kind):
+        raise ReleaseRefused(f"{MANIFEST}.{name} is missing or not of type {kind.__name__}")
+    return data[name]
+
+
+def _count(data: Mapping[str, Any], name: str, low: int, high: int) -> int:
+    value = data.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ReleaseRefused(f"{MANIFEST}: {name} must be a whole number from {low} to {high}, not {value!r}")
+    return value

@@ -1,0 +1,1 @@
+"""gRPC: the only package that knows it. Servicers translate; the engine decides."""

@@ -1,0 +1,289 @@
+"""Messages ↔ the engine's model: the whole wire mapping.
+
+Requests are checked here for what only the message shows: which of the alternatives is set (CONTRACT rule 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from twotower import v1
+
+from twotower_server.engine.engine import Query, ScoreEntry
+from twotower_server.engine.limits import DEFAULT_K, Limits
+from twotower_server.engine.model import Candidates, Found, GivenEmbedding, Scored, Selection, UserVector, Vectors
+from twotower_server.errors import Reason, Refused
+from twotower_server.features.encode import FeatureUse
+from twotower_server.features.schema import TowerSchema
+from twotower_server.items.catalog import AttributeValue
+from twotower_server.release.snapshot import Snapshot
+from twotower_server.rpc.status import code_number
+
+_SIMILARITIES = {"dot": v1.SIMILARITY_DOT, "cosine": v1.SIMILARITY_COSINE}
+
+
+# ---- requests
+
+
+def exactly_one(alternatives: Mapping[str, object]) -> str:
+    """The one alternative that is set. Raises FIELD_REQUIRED for none, FIELD_CONFLICT for several."""
+    chosen = [name for name, given in alternatives.items() if given]
+    if len(chosen) == 1:
+        return chosen[0]
+    named = ", ".join(alternatives)
+    if not chosen:
+        raise Refused(Reason.FIELD_REQUIRED, f"set one of {named}", next(iter(alternatives)))
+    raise Refused(Reason.FIELD_CONFLICT, f"set one of {named}, not {' and '.join(chosen)}", chosen[1])
+
+
+def required_user(request: v1.GetUserEmbeddingRequest) -> v1.User:
+    if not request.HasField("user"):
+        raise Refused(Reason.FIELD_REQUIRED, "set user", "user")
+    return request.user
+
+
+def query(request: v1.ScoreRequest | v1.RecommendRequest) -> Query:
+    """Who is asking: a user's features, or a vector sent back."""
+    has_user = request.HasField("user")
+    if has_user != request.HasField("embedding"):
+        return request.user if has_user else given_embedding(request.embedding)
+    exactly_one({"user": has_user, "embedding": has_user})
+    raise AssertionError("unreachable: both or none is refused")
+
+
+def given_embedding(embedding: v1.Embedding) -> GivenEmbedding:
+    values = np.fromiter(embedding.values, np.float32, len(embedding.values))
+    return GivenEmbedding(values, embedding.release)
+
+
+def candidates(request: v1.ScoreRequest | v1.BatchGetItemEmbeddingsRequest) -> Candidates:
+    # In the order of use; the general check only words the refusal.
+    ids, keys, items = request.item_ids, request.item_keys, request.items
+    if ids and not keys and not items:
+        return Candidates(ids=ids)
+    if keys and not ids and not items:
+        return Candidates(keys=np.fromiter(keys, np.uint64, len(keys)))
+    if items and not ids and not keys:
+        return Candidates(items=items)
+    exactly_one({"item_ids": ids, "item_keys": keys, "items": items})
+    raise AssertionError("unreachable: several or none are refused")
+
+
+def score_entry(request: v1.ScoreRequest) -> ScoreEntry:
+    return ScoreEntry(query(request), candidates(request), request.release, request.require_all)
+
+
+def score_entries(request: v1.BatchScoreRequest) -> list[ScoreEntry | Refused]:
+    """Entries of a batch; one that only the message shows to be wrong is refused alone."""
+    entries: list[ScoreEntry | Refused] = []
+    for entry in request.requests:
+        try:
+            entries.append(score_entry(entry))
+        except Refused as error:
+            entries.append(error)
+    return entries
+
+
+def nearest_to(request: v1.SearchItemsRequest) -> str | v1.Item | GivenEmbedding:
+    """What to search the neighbours of: an item id, an item's features, or a vector."""
+    has_item, has_embedding = request.HasField("item"), request.HasField("embedding")
+    chosen = exactly_one({"item_id": request.item_id, "embedding": has_embedding, "item": has_item})
+    if chosen == "item_id":
+        return request.item_id
+    return request.item if chosen == "item" else given_embedding(request.embedding)
+
+
+def selection(request: v1.RecommendRequest | v1.SearchItemsRequest) -> Selection:
+    return Selection(
+        k=request.k or DEFAULT_K,
+        filter=request.filter if request.HasField("filter") else None,
+        exclude_ids=request.exclude_item_ids,
+        exclude_keys=request.exclude_item_keys,
+        embeddings=request.include_embeddings,
+        attributes=request.return_attributes,
+    )
+
+
+# ---- responses
+
+
+def embedding(values: NDArray[np.float32], release: str) -> v1.Embedding:
+    # A list: protobuf takes several times as long to read an array.
+    return v1.Embedding(values=values.tolist(), release=release)
+
+
+def feature_use(use: FeatureUse | None) -> v1.FeatureUse | None:
+    return None if use is None else v1.FeatureUse(used=use.used, missing=use.missing, unknown=use.unknown)
+
+
+def user_embedding(user: UserVector) -> v1.GetUserEmbeddingResponse:
+    return v1.GetUserEmbeddingResponse(
+        embedding=embedding(user.values, user.release),
+        release=user.release,
+        source=user.source,  # type: ignore[arg-type]
+        feature_use=feature_use(user.use),
+    )
+
+
+def user_embeddings(vectors: Vectors, encoding: int) -> v1.BatchGetUserEmbeddingsResponse:
+    return v1.BatchGetUserEmbeddingsResponse(
+        embeddings=_list(vectors, encoding),
+        matrix=_matrix(vectors, encoding),
+        releases=[vectors.release],
+        sources=[
+            v1.SOURCE_UNSPECIFIED if i in vectors.refused else v1.SOURCE_COMPUTED for i in range(len(vectors.values))
+        ],
+        problems=problems(vectors.refused, "users"),
+    )
+
+
+def item_embeddings(vectors: Vectors, encoding: int) -> v1.BatchGetItemEmbeddingsResponse:
+    return v1.BatchGetItemEmbeddingsResponse(
+        embeddings=_list(vectors, encoding),
+        matrix=_matrix(vectors, encoding),
+        release=vectors.release,
+        missing_indices=vectors.missing,
+        problems=problems(vectors.refused, "items"),
+    )
+
+
+def score(scored: Scored) -> v1.ScoreResponse:
+    return v1.ScoreResponse(
+        scores=scored.scores.tolist(),
+        similarities=scored.similarities.tolist(),
+        missing_indices=scored.missing,
+        release=scored.user.release,
+        source=scored.user.source,  # type: ignore[arg-type]
+        feature_use=feature_use(scored.user.use),
+        problems=problems(scored.refused, "items"),
+    )
+
+
+def scores(results: Sequence[Scored | Refused]) -> v1.BatchScoreResponse:
+    refused = {i: result for i, result in enumerate(results) if isinstance(result, Refused)}
+    return v1.BatchScoreResponse(
+        responses=[v1.ScoreResponse() if isinstance(result, Refused) else score(result) for result in results],
+        problems=problems(refused, "requests"),
+    )
+
+
+def recommended(found: Found, include_embeddings: bool) -> v1.RecommendResponse:
+    user = found.user
+    assert user is not None
+    return v1.RecommendResponse(
+        items=_scored_items(found),
+        release=found.release,
+        source=user.source,  # type: ignore[arg-type]
+        user_embedding=embedding(user.values, found.release) if include_embeddings else None,
+        feature_use=feature_use(user.use),
+    )
+
+
+def nearest(found: Found) -> v1.SearchItemsResponse:
+    return v1.SearchItemsResponse(items=_scored_items(found), release=found.release)
+
+
+def problems(refused: Mapping[int, Refused], entries: str) -> list[v1.Problem]:
+    """One a failed entry, by index; `entries` names the request's list."""
+    return [
+        v1.Problem(
+            index=i,
+            code=code_number(error.reason),
+            reason=int(error.reason),  # type: ignore[arg-type]
+            message=f"{error.reason.name}: {error.message}",
+            field=error.within(f"{entries}[{i}]").field,
+        )
+        for i, error in sorted(refused.items())
+    ]
+
+
+def serving_info(
+    snapshots: Iterable[Snapshot], active: Snapshot, limits: Limits, version: str, capabilities: Sequence[str]
+) -> v1.GetServingInfoResponse:
+    return v1.GetServingInfoResponse(
+        active_release=active.release,
+        releases=[_release_info(snapshot, snapshot is active) for snapshot in snapshots],
+        limits=v1.Limits(
+            users=limits.users,
+            items=limits.items,
+            k=limits.k,
+            exclusions=limits.exclusions,
+            features=limits.features,
+            id_bytes=limits.id_bytes,
+            request_bytes=limits.request_bytes,
+            response_bytes=limits.response_bytes,
+        ),
+        server_version=version,
+        capabilities=capabilities,
+    )
+
+
+def _release_info(snapshot: Snapshot, active: bool) -> v1.ReleaseInfo:
+    manifest = snapshot.manifest
+    return v1.ReleaseInfo(
+        release=manifest.release,
+        dimension=manifest.dimension,
+        similarity=_SIMILARITIES[manifest.similarity],
+        scale=manifest.calibration.scale,
+        bias=manifest.calibration.bias,
+        user_schema=_tower_schema(snapshot.schema.user),
+        item_schema=_tower_schema(snapshot.schema.item),
+        items=manifest.items,
+        index_kind=manifest.index.kind,
+        index_recall=manifest.index.recall or 0.0,
+        traffic_share=1.0 if active else 0.0,
+        active=active,
+    )
+
+
+def _tower_schema(schema: TowerSchema) -> v1.TowerSchema:
+    return v1.TowerSchema(
+        fingerprint=schema.fingerprint,
+        features=[v1.FeatureSpec(name=f.name, kind=f.kind, wildcard=f.wildcard) for f in schema.features],
+        dense_order=[f.name for f in schema.numeric],
+    )
+
+
+def _list(vectors: Vectors, encoding: int) -> list[v1.Embedding]:
+    if encoding == v1.EMBEDDING_ENCODING_MATRIX:
+        return []
+    failed = {*vectors.refused, *vectors.missing}
+    return [
+        v1.Embedding() if i in failed else v1.Embedding(values=values, release=vectors.release)
+        for i, values in enumerate(vectors.values.tolist())
+    ]
+
+
+def _matrix(vectors: Vectors, encoding: int) -> v1.EmbeddingMatrix | None:
+    if encoding != v1.EMBEDDING_ENCODING_MATRIX:
+        return None
+    rows, dimension = vectors.values.shape
+    return v1.EmbeddingMatrix(values=vectors.values.astype("<f4").tobytes(), rows=rows, dimension=dimension)
+
+
+def _scored_items(found: Found) -> list[v1.ScoredItem]:
+    scores, similarities = found.scores.tolist(), found.similarities.tolist()
+    items = [
+        v1.ScoredItem(item_id=id, score=scores[i], similarity=similarities[i]) for i, id in enumerate(found.item_ids)
+    ]
+    if found.embeddings is not None:
+        for item, values in zip(items, found.embeddings.tolist(), strict=True):
+            item.embedding.values.extend(values)
+            item.embedding.release = found.release
+    if found.attributes is not None:
+        for item, attributes in zip(items, found.attributes, strict=True):
+            for name, value in attributes.items():
+                item.attributes[name].CopyFrom(_attribute(value))
+    return items
+
+
+def _attribute(value: AttributeValue) -> v1.AttributeValue:
+    if isinstance(value, bool):
+        return v1.AttributeValue(flag=value)
+    if isinstance(value, str):
+        return v1.AttributeValue(text=value)
+    if isinstance(value, list):
+        return v1.AttributeValue(texts=v1.StringList(values=value))
+    return v1.AttributeValue(number=value)

@@ -1,0 +1,87 @@
+"""TwoTowerService: every RPC is convert → engine → convert."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from twotower import v1
+
+from twotower_server.engine.engine import Engine
+from twotower_server.rpc import convert
+from twotower_server.rpc.handler import Method
+
+# What a client may count on from this server, beyond the RPCs that the contract names.
+CAPABILITIES = ("dense_features", "filter", "item_keys", "matrix")
+
+
+class TwoTowerServicer:
+    """Serves an engine. Errors are raised as `Refused`; `handler` turns them into statuses."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def methods(self) -> dict[str, Method]:
+        """By RPC name."""
+        return {
+            "GetUserEmbedding": self.get_user_embedding,
+            "BatchGetUserEmbeddings": self.batch_get_user_embeddings,
+            "GetItemEmbedding": self.get_item_embedding,
+            "BatchGetItemEmbeddings": self.batch_get_item_embeddings,
+            "Score": self.score,
+            "BatchScore": self.batch_score,
+            "Recommend": self.recommend,
+            "SearchItems": self.search_items,
+            "GetServingInfo": self.get_serving_info,
+        }
+
+    async def get_user_embedding(self, request: v1.GetUserEmbeddingRequest) -> v1.GetUserEmbeddingResponse:
+        user = convert.required_user(request)
+        return convert.user_embedding(self._engine.embed_user(user, request.release))
+
+    async def batch_get_user_embeddings(
+        self, request: v1.BatchGetUserEmbeddingsRequest
+    ) -> v1.BatchGetUserEmbeddingsResponse:
+        convert.exactly_one({"users": request.users})
+        vectors = await self._engine.embed_users(request.users, request.release)
+        return convert.user_embeddings(vectors, request.encoding)
+
+    async def get_item_embedding(self, request: v1.GetItemEmbeddingRequest) -> v1.GetItemEmbeddingResponse:
+        if convert.exactly_one({"item_id": request.item_id, "item": request.HasField("item")}) == "item":
+            item = self._engine.embed_item(request.item, request.release)
+        else:
+            item = self._engine.item_vector(request.item_id, request.release)
+        return v1.GetItemEmbeddingResponse(
+            embedding=convert.embedding(item.values, item.release),
+            release=item.release,
+            source=item.source,  # type: ignore[arg-type]
+        )
+
+    async def batch_get_item_embeddings(
+        self, request: v1.BatchGetItemEmbeddingsRequest
+    ) -> v1.BatchGetItemEmbeddingsResponse:
+        vectors = await self._engine.item_vectors(convert.candidates(request), request.release)
+        return convert.item_embeddings(vectors, request.encoding)
+
+    async def score(self, request: v1.ScoreRequest) -> v1.ScoreResponse:
+        return convert.score(await self._engine.score(convert.score_entry(request)))
+
+    async def batch_score(self, request: v1.BatchScoreRequest) -> v1.BatchScoreResponse:
+        convert.exactly_one({"requests": request.requests})
+        self._engine.limits.check("users", len(request.requests), "requests")
+        return convert.scores(await self._engine.score_batch(convert.score_entries(request)))
+
+    async def recommend(self, request: v1.RecommendRequest) -> v1.RecommendResponse:
+        found = await self._engine.recommend(convert.query(request), convert.selection(request), request.release)
+        return convert.recommended(found, request.include_embeddings)
+
+    async def search_items(self, request: v1.SearchItemsRequest) -> v1.SearchItemsResponse:
+        nearest_to, selection = convert.nearest_to(request), convert.selection(request)
+        return convert.nearest(await self._engine.search_items(nearest_to, selection, request.release))
+
+    async def get_serving_info(self, request: v1.GetServingInfoRequest) -> v1.GetServingInfoResponse:
+        releases = self._engine.releases
+        if request.release:
+            snapshots = [releases.route(request.release)]
+        else:
+            snapshots = list(releases.loaded.values())
+        return convert.serving_info(snapshots, releases.active, self._engine.limits, version("twotower"), CAPABILITIES)
