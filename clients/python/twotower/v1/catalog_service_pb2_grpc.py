@@ -5,7 +5,7 @@ import warnings
 
 from twotower.v1 import catalog_service_pb2 as twotower_dot_v1_dot_catalog__service__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.82.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
