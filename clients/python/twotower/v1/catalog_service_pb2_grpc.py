@@ -26,7 +26,13 @@ if _version_not_supported:
 
 
 class CatalogServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """CatalogService changes the catalog while it is served. Fields may still change: servers answer
+    UNIMPLEMENTED so far.
+
+    Changes are numbered in one log; an acknowledged change survives a crash of the server, and a release that
+    is activated later contains it. Where the store does not confirm in time, the answer is STORE_UNAVAILABLE
+    with the outcome unknown; sending the same changes again is safe.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -47,16 +53,24 @@ class CatalogServiceStub:
 
 
 class CatalogServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """CatalogService changes the catalog while it is served. Fields may still change: servers answer
+    UNIMPLEMENTED so far.
+
+    Changes are numbered in one log; an acknowledged change survives a crash of the server, and a release that
+    is activated later contains it. Where the store does not confirm in time, the answer is STORE_UNAVAILABLE
+    with the outcome unknown; sending the same changes again is safe.
+    """
 
     def UpsertItems(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """UpsertItems adds items or replaces them whole.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteItems(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """DeleteItems removes items.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -83,7 +97,13 @@ def add_CatalogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogService:
-    """Missing associated documentation comment in .proto file."""
+    """CatalogService changes the catalog while it is served. Fields may still change: servers answer
+    UNIMPLEMENTED so far.
+
+    Changes are numbered in one log; an acknowledged change survives a crash of the server, and a release that
+    is activated later contains it. Where the store does not confirm in time, the answer is STORE_UNAVAILABLE
+    with the outcome unknown; sending the same changes again is safe.
+    """
 
     @staticmethod
     def UpsertItems(request,

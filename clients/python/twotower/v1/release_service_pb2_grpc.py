@@ -26,7 +26,12 @@ if _version_not_supported:
 
 
 class ReleaseServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """ReleaseService changes which releases are served. Fields may still change: servers answer UNIMPLEMENTED so
+    far.
+
+    A release is loaded first, which takes its time and serves nothing; activating it is one switch for all
+    workers.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -62,35 +67,46 @@ class ReleaseServiceStub:
 
 
 class ReleaseServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """ReleaseService changes which releases are served. Fields may still change: servers answer UNIMPLEMENTED so
+    far.
+
+    A release is loaded first, which takes its time and serves nothing; activating it is one switch for all
+    workers.
+    """
 
     def ListReleases(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """ListReleases lists the releases that the server can see, and their state.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LoadRelease(self, request, context):
-        """returns at once; poll ListReleases
+        """LoadRelease starts to verify and open a release, and returns at once; poll ListReleases until it is
+        loaded or refused. An unknown name is RELEASE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ActivateRelease(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """ActivateRelease makes a loaded release the active one. A request that is sent after it returned is served
+        by the new release; what was under way finishes on the old one.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollbackRelease(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """RollbackRelease makes the previously active release active again.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetTrafficSplit(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """SetTrafficSplit divides the users between loaded releases.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -132,7 +148,12 @@ def add_ReleaseServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ReleaseService:
-    """Missing associated documentation comment in .proto file."""
+    """ReleaseService changes which releases are served. Fields may still change: servers answer UNIMPLEMENTED so
+    far.
+
+    A release is loaded first, which takes its time and serves nothing; activating it is one switch for all
+    workers.
+    """
 
     @staticmethod
     def ListReleases(request,

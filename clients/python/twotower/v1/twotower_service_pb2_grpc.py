@@ -26,7 +26,26 @@ if _version_not_supported:
 
 
 class TwoTowerServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """TwoTowerService turns features into embeddings, scores and recommendations.
+
+    Releases: every entry is served by exactly one release from its first line to its last, and its answer
+    names it. Which one, in this order: that of an embedding sent in; the one pinned in `release`; the side of
+    a traffic split that the user's routing_key (or else user_id) falls on; the active one. A release that is
+    named and not loaded is refused with RELEASE_NOT_LOADED, two different names in one entry with
+    RELEASE_MISMATCH; another release is never taken silently.
+
+    Errors: a call that cannot be served ends with a status whose message starts with an ErrorReason (see
+    there); a bad entry of a batch fails alone, as a Problem, and the rest is served. Where a comment says
+    "exactly one of", none is refused with FIELD_REQUIRED and more than one with FIELD_CONFLICT.
+
+    Limits: see the message Limits; GetServingInfo tells the values in force.
+
+    Item keys: wherever item ids are taken, item_keys are taken instead: XXH3-64 (seed 0) of the id's UTF-8
+    bytes. They spare the server the hashing of hundreds of ids a call. They are for programs: JSON shows them
+    as strings.
+
+    All calls only read, and may be retried.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -82,58 +101,93 @@ class TwoTowerServiceStub:
 
 
 class TwoTowerServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """TwoTowerService turns features into embeddings, scores and recommendations.
+
+    Releases: every entry is served by exactly one release from its first line to its last, and its answer
+    names it. Which one, in this order: that of an embedding sent in; the one pinned in `release`; the side of
+    a traffic split that the user's routing_key (or else user_id) falls on; the active one. A release that is
+    named and not loaded is refused with RELEASE_NOT_LOADED, two different names in one entry with
+    RELEASE_MISMATCH; another release is never taken silently.
+
+    Errors: a call that cannot be served ends with a status whose message starts with an ErrorReason (see
+    there); a bad entry of a batch fails alone, as a Problem, and the rest is served. Where a comment says
+    "exactly one of", none is refused with FIELD_REQUIRED and more than one with FIELD_CONFLICT.
+
+    Limits: see the message Limits; GetServingInfo tells the values in force.
+
+    Item keys: wherever item ids are taken, item_keys are taken instead: XXH3-64 (seed 0) of the id's UTF-8
+    bytes. They spare the server the hashing of hundreds of ids a call. They are for programs: JSON shows them
+    as strings.
+
+    All calls only read, and may be retried.
+    """
 
     def GetUserEmbedding(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """GetUserEmbedding computes one user's embedding from features, or takes it from the cache. Keep it with
+        its release: sent back to Score or Recommend, it spares the user tower.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetUserEmbeddings(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """BatchGetUserEmbeddings does so for many users; in a call of 64 a user costs a small part of what a call
+        of one does.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetItemEmbedding(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """GetItemEmbedding returns the stored vector of an item of the catalog, or computes one from an item's
+        features. An id that the catalog does not have is ITEM_NOT_FOUND.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetItemEmbeddings(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """BatchGetItemEmbeddings does so for many items; ids that the catalog does not have are listed, not an
+        error.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Score compares one user with the candidates of a ranking stage. Scores come in the order of the
+        candidates, not sorted.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchScore(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """BatchScore does so for many users, each with candidates of its own.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Recommend(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Recommend finds the k best items of the whole catalog for one user, under a filter and exclusions. It
+        still returns k items when many are excluded, as long as that many are eligible.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SearchItems(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """SearchItems finds the k items most similar to an item or to any embedding.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServingInfo(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """GetServingInfo tells which releases are served, what their schemas are and what the limits are. Clients
+        call it when they start and again after SCHEMA_MISMATCH.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -195,7 +249,26 @@ def add_TwoTowerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TwoTowerService:
-    """Missing associated documentation comment in .proto file."""
+    """TwoTowerService turns features into embeddings, scores and recommendations.
+
+    Releases: every entry is served by exactly one release from its first line to its last, and its answer
+    names it. Which one, in this order: that of an embedding sent in; the one pinned in `release`; the side of
+    a traffic split that the user's routing_key (or else user_id) falls on; the active one. A release that is
+    named and not loaded is refused with RELEASE_NOT_LOADED, two different names in one entry with
+    RELEASE_MISMATCH; another release is never taken silently.
+
+    Errors: a call that cannot be served ends with a status whose message starts with an ErrorReason (see
+    there); a bad entry of a batch fails alone, as a Problem, and the rest is served. Where a comment says
+    "exactly one of", none is refused with FIELD_REQUIRED and more than one with FIELD_CONFLICT.
+
+    Limits: see the message Limits; GetServingInfo tells the values in force.
+
+    Item keys: wherever item ids are taken, item_keys are taken instead: XXH3-64 (seed 0) of the id's UTF-8
+    bytes. They spare the server the hashing of hundreds of ids a call. They are for programs: JSON shows them
+    as strings.
+
+    All calls only read, and may be retried.
+    """
 
     @staticmethod
     def GetUserEmbedding(request,
