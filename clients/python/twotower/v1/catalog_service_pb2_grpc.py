@@ -26,12 +26,11 @@ if _version_not_supported:
 
 
 class CatalogServiceStub:
-    """CatalogService changes the catalog while it is served. Fields may still change: servers answer
-    UNIMPLEMENTED so far.
+    """Changes the catalog while it is served. Changes are numbered in one log and survive a restart; retrying is
+    safe.
 
-    Changes are numbered in one log; an acknowledged change survives a crash of the server, and a release that
-    is activated later contains it. Where the store does not confirm in time, the answer is STORE_UNAVAILABLE
-    with the outcome unknown; sending the same changes again is safe.
+    These RPCs are a sketch: fields may be bettered until the server implements them. Until then:
+    UNIMPLEMENTED.
     """
 
     def __init__(self, channel):
@@ -53,23 +52,24 @@ class CatalogServiceStub:
 
 
 class CatalogServiceServicer:
-    """CatalogService changes the catalog while it is served. Fields may still change: servers answer
-    UNIMPLEMENTED so far.
+    """Changes the catalog while it is served. Changes are numbered in one log and survive a restart; retrying is
+    safe.
 
-    Changes are numbered in one log; an acknowledged change survives a crash of the server, and a release that
-    is activated later contains it. Where the store does not confirm in time, the answer is STORE_UNAVAILABLE
-    with the outcome unknown; sending the same changes again is safe.
+    These RPCs are a sketch: fields may be bettered until the server implements them. Until then:
+    UNIMPLEMENTED.
     """
 
     def UpsertItems(self, request, context):
-        """UpsertItems adds items or replaces them whole.
+        """Adds items or replaces them. Visible to searches when the call returns.
+        Example: {"changes": [{"item": {"item_id": "i42", "features": {"item_price": 9.5}}}]}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteItems(self, request, context):
-        """DeleteItems removes items.
+        """Takes items out of the catalog. Ids that it lacks do not fail the call.
+        Example: {"item_ids": ["i42"]}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,12 +97,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogService:
-    """CatalogService changes the catalog while it is served. Fields may still change: servers answer
-    UNIMPLEMENTED so far.
+    """Changes the catalog while it is served. Changes are numbered in one log and survive a restart; retrying is
+    safe.
 
-    Changes are numbered in one log; an acknowledged change survives a crash of the server, and a release that
-    is activated later contains it. Where the store does not confirm in time, the answer is STORE_UNAVAILABLE
-    with the outcome unknown; sending the same changes again is safe.
+    These RPCs are a sketch: fields may be bettered until the server implements them. Until then:
+    UNIMPLEMENTED.
     """
 
     @staticmethod

@@ -26,11 +26,11 @@ if _version_not_supported:
 
 
 class ReleaseServiceStub:
-    """ReleaseService changes which releases are served. Fields may still change: servers answer UNIMPLEMENTED so
-    far.
+    """Loads releases, switches between them and splits traffic. A request that is sent after a switch returned is
+    served by the new release; what was in flight finishes on its old one.
 
-    A release is loaded first, which takes its time and serves nothing; activating it is one switch for all
-    workers.
+    These RPCs are a sketch: fields may be bettered until the server implements them. Until then:
+    UNIMPLEMENTED.
     """
 
     def __init__(self, channel):
@@ -67,45 +67,50 @@ class ReleaseServiceStub:
 
 
 class ReleaseServiceServicer:
-    """ReleaseService changes which releases are served. Fields may still change: servers answer UNIMPLEMENTED so
-    far.
+    """Loads releases, switches between them and splits traffic. A request that is sent after a switch returned is
+    served by the new release; what was in flight finishes on its old one.
 
-    A release is loaded first, which takes its time and serves nothing; activating it is one switch for all
-    workers.
+    These RPCs are a sketch: fields may be bettered until the server implements them. Until then:
+    UNIMPLEMENTED.
     """
 
     def ListReleases(self, request, context):
-        """ListReleases lists the releases that the server can see, and their state.
+        """Lists the releases that the server has, loaded or not.
+        Example: {"page_size": 20}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LoadRelease(self, request, context):
-        """LoadRelease starts to verify and open a release, and returns at once; poll ListReleases until it is
-        loaded or refused. An unknown name is RELEASE_NOT_FOUND.
+        """Begins to verify and load a release, and returns at once: poll ListReleases until it is LOADED or
+        REFUSED. Loading a loaded release does nothing. RELEASE_NOT_FOUND when the server has none of this name.
+        Example: {"release": "2026-05-02"}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ActivateRelease(self, request, context):
-        """ActivateRelease makes a loaded release the active one. A request that is sent after it returned is served
-        by the new release; what was under way finishes on the old one.
+        """Makes a loaded release the active one. RELEASE_NOT_LOADED when it is not loaded. Activating the active
+        release does nothing.
+        Example: {"release": "2026-05-02", "expected_active": "2026-05-01"}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollbackRelease(self, request, context):
-        """RollbackRelease makes the previously active release active again.
+        """Makes the release active that was active before.
+        Example: {"from_release": "2026-05-02"}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetTrafficSplit(self, request, context):
-        """SetTrafficSplit divides the users between loaded releases.
+        """Splits the traffic that is not pinned between loaded releases, by routing key, else user id.
+        Example: {"shares": {"2026-05-01": 0.9, "2026-05-02": 0.1}}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,11 +153,11 @@ def add_ReleaseServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ReleaseService:
-    """ReleaseService changes which releases are served. Fields may still change: servers answer UNIMPLEMENTED so
-    far.
+    """Loads releases, switches between them and splits traffic. A request that is sent after a switch returned is
+    served by the new release; what was in flight finishes on its old one.
 
-    A release is loaded first, which takes its time and serves nothing; activating it is one switch for all
-    workers.
+    These RPCs are a sketch: fields may be bettered until the server implements them. Until then:
+    UNIMPLEMENTED.
     """
 
     @staticmethod

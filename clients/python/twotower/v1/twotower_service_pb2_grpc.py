@@ -26,25 +26,21 @@ if _version_not_supported:
 
 
 class TwoTowerServiceStub:
-    """TwoTowerService turns features into embeddings, scores and recommendations.
+    """Serves two-tower recommendation models. A user tower and an item tower map features to vectors of one
+    dimension; score = sigmoid(scale × similarity + bias), where similarity is the dot product or the cosine of
+    the two vectors.
 
-    Releases: every entry is served by exactly one release from its first line to its last, and its answer
-    names it. Which one, in this order: that of an embedding sent in; the one pinned in `release`; the side of
-    a traffic split that the user's routing_key (or else user_id) falls on; the active one. A release that is
-    named and not loaded is refused with RELEASE_NOT_LOADED, two different names in one entry with
-    RELEASE_MISMATCH; another release is never taken silently.
+    Releases: one entry of a request is served by exactly one release from beginning to end, and its answer
+    names it. A vector that is sent back routes the call to its own release; `release` pins one; otherwise the
+    traffic split decides by `routing_key`, else `user_id`, and without a user the active release serves. A
+    release that is not loaded is RELEASE_NOT_LOADED, never silently another one.
 
-    Errors: a call that cannot be served ends with a status whose message starts with an ErrorReason (see
-    there); a bad entry of a batch fails alone, as a Problem, and the rest is served. Where a comment says
-    "exactly one of", none is refused with FIELD_REQUIRED and more than one with FIELD_CONFLICT.
+    Errors: see `ErrorReason`. In batches a bad entry fails alone, as a `Problem`, and the rest is served.
+    Retry on UNAVAILABLE, and on RESOURCE_EXHAUSTED only with the reason OVERLOADED. Every call takes a
+    deadline; set one.
 
-    Limits: see the message Limits; GetServingInfo tells the values in force.
-
-    Item keys: wherever item ids are taken, item_keys are taken instead: XXH3-64 (seed 0) of the id's UTF-8
-    bytes. They spare the server the hashing of hundreds of ids a call. They are for programs: JSON shows them
-    as strings.
-
-    All calls only read, and may be retried.
+    Sizes: see `Limits`, which GetServingInfo tells. Clients that collect calls into batches should cap them by
+    bytes.
     """
 
     def __init__(self, channel):
@@ -101,92 +97,95 @@ class TwoTowerServiceStub:
 
 
 class TwoTowerServiceServicer:
-    """TwoTowerService turns features into embeddings, scores and recommendations.
+    """Serves two-tower recommendation models. A user tower and an item tower map features to vectors of one
+    dimension; score = sigmoid(scale × similarity + bias), where similarity is the dot product or the cosine of
+    the two vectors.
 
-    Releases: every entry is served by exactly one release from its first line to its last, and its answer
-    names it. Which one, in this order: that of an embedding sent in; the one pinned in `release`; the side of
-    a traffic split that the user's routing_key (or else user_id) falls on; the active one. A release that is
-    named and not loaded is refused with RELEASE_NOT_LOADED, two different names in one entry with
-    RELEASE_MISMATCH; another release is never taken silently.
+    Releases: one entry of a request is served by exactly one release from beginning to end, and its answer
+    names it. A vector that is sent back routes the call to its own release; `release` pins one; otherwise the
+    traffic split decides by `routing_key`, else `user_id`, and without a user the active release serves. A
+    release that is not loaded is RELEASE_NOT_LOADED, never silently another one.
 
-    Errors: a call that cannot be served ends with a status whose message starts with an ErrorReason (see
-    there); a bad entry of a batch fails alone, as a Problem, and the rest is served. Where a comment says
-    "exactly one of", none is refused with FIELD_REQUIRED and more than one with FIELD_CONFLICT.
+    Errors: see `ErrorReason`. In batches a bad entry fails alone, as a `Problem`, and the rest is served.
+    Retry on UNAVAILABLE, and on RESOURCE_EXHAUSTED only with the reason OVERLOADED. Every call takes a
+    deadline; set one.
 
-    Limits: see the message Limits; GetServingInfo tells the values in force.
-
-    Item keys: wherever item ids are taken, item_keys are taken instead: XXH3-64 (seed 0) of the id's UTF-8
-    bytes. They spare the server the hashing of hundreds of ids a call. They are for programs: JSON shows them
-    as strings.
-
-    All calls only read, and may be retried.
+    Sizes: see `Limits`, which GetServingInfo tells. Clients that collect calls into batches should cap them by
+    bytes.
     """
 
     def GetUserEmbedding(self, request, context):
-        """GetUserEmbedding computes one user's embedding from features, or takes it from the cache. Keep it with
-        its release: sent back to Score or Recommend, it spares the user tower.
+        """Computes the embedding of one user from raw features, or reads it from the cache where the release has
+        one.
+        Example: {"user": {"user_id": "u1", "features": {"user_age": 34}}}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetUserEmbeddings(self, request, context):
-        """BatchGetUserEmbeddings does so for many users; in a call of 64 a user costs a small part of what a call
-        of one does.
+        """GetUserEmbedding for many users at once, much cheaper for each than a call of its own.
+        Example: {"users": [{"user_id": "u1", "features": {"age": 34}}, {"user_id": "u2", "features": {"age":
+        51}}]}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetItemEmbedding(self, request, context):
-        """GetItemEmbedding returns the stored vector of an item of the catalog, or computes one from an item's
-        features. An id that the catalog does not have is ITEM_NOT_FOUND.
+        """Reads the stored embedding of an item, or computes one from features. An id that the catalog lacks is
+        NOT_FOUND with ITEM_NOT_FOUND.
+        Example: {"item_id": "i42"}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetItemEmbeddings(self, request, context):
-        """BatchGetItemEmbeddings does so for many items; ids that the catalog does not have are listed, not an
-        error.
+        """Reads or computes the embeddings of many items. Ids that the catalog lacks are named in
+        `missing_indices`; they do not fail the call.
+        Example: {"item_ids": ["i42", "i43"]}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request, context):
-        """Score compares one user with the candidates of a ranking stage. Scores come in the order of the
-        candidates, not sorted.
+        """Scores candidates for one user: the ranking step of a pipeline that has chosen them elsewhere.
+        Example: {"user": {"user_id": "u1", "features": {"age": 34}}, "item_ids": ["i42", "i43"]}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchScore(self, request, context):
-        """BatchScore does so for many users, each with candidates of its own.
+        """Score for many users at once, each with candidates of its own.
+        Example: {"requests": [{"user": {"features": {"age": 34}}, "item_ids": ["i42"]}]}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Recommend(self, request, context):
-        """Recommend finds the k best items of the whole catalog for one user, under a filter and exclusions. It
-        still returns k items when many are excluded, as long as that many are eligible.
+        """Finds the items of the catalog that score best for one user.
+        Example: {"user": {"user_id": "u1", "features": {"age": 34}}, "k": 10}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SearchItems(self, request, context):
-        """SearchItems finds the k items most similar to an item or to any embedding.
+        """Finds the items of the catalog that are most similar to an item or to a vector.
+        Example: {"item_id": "i42", "k": 10}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServingInfo(self, request, context):
-        """GetServingInfo tells which releases are served, what their schemas are and what the limits are. Clients
-        call it when they start and again after SCHEMA_MISMATCH.
+        """Tells what is served: releases with their schemas and calibration, limits, and what is degraded. Clients
+        read it once at their start, and again on SCHEMA_MISMATCH.
+        Example: {}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -249,25 +248,21 @@ def add_TwoTowerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TwoTowerService:
-    """TwoTowerService turns features into embeddings, scores and recommendations.
+    """Serves two-tower recommendation models. A user tower and an item tower map features to vectors of one
+    dimension; score = sigmoid(scale × similarity + bias), where similarity is the dot product or the cosine of
+    the two vectors.
 
-    Releases: every entry is served by exactly one release from its first line to its last, and its answer
-    names it. Which one, in this order: that of an embedding sent in; the one pinned in `release`; the side of
-    a traffic split that the user's routing_key (or else user_id) falls on; the active one. A release that is
-    named and not loaded is refused with RELEASE_NOT_LOADED, two different names in one entry with
-    RELEASE_MISMATCH; another release is never taken silently.
+    Releases: one entry of a request is served by exactly one release from beginning to end, and its answer
+    names it. A vector that is sent back routes the call to its own release; `release` pins one; otherwise the
+    traffic split decides by `routing_key`, else `user_id`, and without a user the active release serves. A
+    release that is not loaded is RELEASE_NOT_LOADED, never silently another one.
 
-    Errors: a call that cannot be served ends with a status whose message starts with an ErrorReason (see
-    there); a bad entry of a batch fails alone, as a Problem, and the rest is served. Where a comment says
-    "exactly one of", none is refused with FIELD_REQUIRED and more than one with FIELD_CONFLICT.
+    Errors: see `ErrorReason`. In batches a bad entry fails alone, as a `Problem`, and the rest is served.
+    Retry on UNAVAILABLE, and on RESOURCE_EXHAUSTED only with the reason OVERLOADED. Every call takes a
+    deadline; set one.
 
-    Limits: see the message Limits; GetServingInfo tells the values in force.
-
-    Item keys: wherever item ids are taken, item_keys are taken instead: XXH3-64 (seed 0) of the id's UTF-8
-    bytes. They spare the server the hashing of hundreds of ids a call. They are for programs: JSON shows them
-    as strings.
-
-    All calls only read, and may be retried.
+    Sizes: see `Limits`, which GetServingInfo tells. Clients that collect calls into batches should cap them by
+    bytes.
     """
 
     @staticmethod

@@ -23,7 +23,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// How a batch of embeddings is written.
+// EmbeddingEncoding says how a batch of embeddings is written.
 type EmbeddingEncoding int32
 
 const (
@@ -77,7 +77,7 @@ func (EmbeddingEncoding) EnumDescriptor() ([]byte, []int) {
 	return file_twotower_v1_embedding_proto_rawDescGZIP(), []int{0}
 }
 
-// Where a vector came from.
+// Source says where a vector came from.
 type Source int32
 
 const (
@@ -134,7 +134,7 @@ func (Source) EnumDescriptor() ([]byte, []int) {
 	return file_twotower_v1_embedding_proto_rawDescGZIP(), []int{1}
 }
 
-// What a call does with the cache of user vectors. It never changes which release serves it.
+// CacheMode says what a call does with the cache of user vectors. It never changes which release serves it.
 type CacheMode int32
 
 const (
@@ -187,8 +187,8 @@ func (CacheMode) EnumDescriptor() ([]byte, []int) {
 	return file_twotower_v1_embedding_proto_rawDescGZIP(), []int{2}
 }
 
-// A vector and the release that it belongs to: the same message out and in. Keep the two together. Vectors of
-// different releases cannot be compared, and the server never does.
+// Embedding is a vector and the release that it belongs to: the same message out and in. Keep the two
+// together. Vectors of different releases cannot be compared, and the server never does.
 type Embedding struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The vector: `ReleaseInfo.dimension` finite values, of norm 1 where the release's similarity is cosine.
@@ -248,7 +248,8 @@ func (x *Embedding) GetRelease() string {
 	return ""
 }
 
-// Vectors of a batch in one block: about a third of the cost of a list of `Embedding`s to write and to read.
+// EmbeddingMatrix holds the vectors of a batch in one block, cheaper to write and to read than a list of
+// `Embedding`s.
 type EmbeddingMatrix struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// float32, little-endian, row-major: `rows` × `dimension` × 4 bytes. Row i belongs to entry i of the

@@ -23,11 +23,11 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Why something was refused. A call that fails as a whole ends with the gRPC status named below; its message
-// begins with the reason ("NO_KNOWN_FEATURE: ..."), and the trailers hold a google.rpc.ErrorInfo with the
-// domain `twotower` and the reason without the prefix ERROR_REASON_. An entry of a batch that fails alone is
-// a `Problem` with the same reason. Clients should treat a number that they do not know as UNSPECIFIED and go
-// by the status.
+// ErrorReason says why something was refused. A call that fails as a whole ends with the gRPC status named
+// below; its message begins with the reason ("NO_KNOWN_FEATURE: ..."), and the trailers hold a
+// google.rpc.ErrorInfo with the domain `twotower` and the reason without the prefix ERROR_REASON_. An entry
+// of a batch that fails alone is a `Problem` with the same reason. Clients should treat a number that they do
+// not know as UNSPECIFIED and go by the status.
 type ErrorReason int32
 
 const (
@@ -169,7 +169,7 @@ func (ErrorReason) EnumDescriptor() ([]byte, []int) {
 	return file_twotower_v1_error_proto_rawDescGZIP(), []int{0}
 }
 
-// An entry of a batch that failed alone; the rest of the batch was served.
+// Problem is an entry of a batch that failed alone; the rest of the batch was served.
 type Problem struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Position of the entry in the request's list, from 0.

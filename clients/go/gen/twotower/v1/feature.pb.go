@@ -23,7 +23,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Texts of one feature or attribute.
+// StringList holds the texts of one feature or attribute.
 type StringList struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The texts, UTF-8. A category has exactly one; a sequence is ordered oldest first; an empty text is
@@ -71,7 +71,7 @@ func (x *StringList) GetValues() []string {
 	return nil
 }
 
-// Numbers of one vector feature.
+// FloatList holds the numbers of one vector feature.
 type FloatList struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The numbers, finite.
@@ -118,8 +118,8 @@ func (x *FloatList) GetValues() []float32 {
 	return nil
 }
 
-// A user: raw features, and what routes and caches the call. Values are sent as they are known; normalising
-// them belongs to the release.
+// User is the raw features of a user, and what routes and caches the call. Values are sent as they are known;
+// normalising them belongs to the release.
 //
 // A feature may be named in full (`user_age`), without its prefix (`age`) or with it doubled
 // (`user_user_age`); the exact name wins. Names that begin with `item_`, `cross_` or, unless the schema names
@@ -256,7 +256,8 @@ func (x *User) GetRoutingKey() string {
 	return ""
 }
 
-// An item: raw features. Names are read as in `User`, with `item_` as the prefix and `user_` ignored.
+// Item is the raw features of an item. Names are read as in `User`, with `item_` as the prefix and `user_`
+// ignored.
 type Item struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The item's id, unique in the catalog. At most `Limits.id_bytes` UTF-8 bytes (512 by default), else
@@ -353,8 +354,8 @@ func (x *Item) GetSchemaFingerprint() uint64 {
 	return 0
 }
 
-// How a user's features met the schema. Watch `missing` and `unknown`: a name misspelt by a pipeline shows
-// here first.
+// FeatureUse counts how a user's features met the schema. Watch `missing` and `unknown`: a name misspelt by a
+// pipeline shows here first.
 type FeatureUse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Features of the schema that got a value. A weighted bag counts once, however many names it took.

@@ -23,8 +23,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Numbers between two bounds, both inclusive unless said otherwise. An unset side is open; a range without
-// any side matches every number.
+// Range is the numbers between two bounds, both inclusive unless said otherwise. An unset side is open; a
+// range without any side matches every number.
 type Range struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Lower bound, finite.
@@ -99,7 +99,7 @@ func (x *Range) GetMaxExclusive() bool {
 	return false
 }
 
-// A condition on one attribute. Exactly one of `any_text`, `any_number`, `range` and `flag` is set, else
+// Condition tests one attribute. Exactly one of `any_text`, `any_number`, `range` and `flag` is set, else
 // FILTER_INVALID. An item that lacks the attribute never matches, negated or not.
 type Condition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -197,7 +197,7 @@ func (x *Condition) GetNegate() bool {
 	return false
 }
 
-// Conditions of which one has to match.
+// AnyOf is conditions of which one has to match.
 type AnyOf struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At least one, else FILTER_INVALID.
@@ -243,7 +243,7 @@ func (x *AnyOf) GetConditions() []*Condition {
 	return nil
 }
 
-// What an item must fulfil to be returned: all of (any of (conditions)).
+// Filter is what an item must fulfil to be returned: all of (any of (conditions)).
 type Filter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// All of these have to match. Empty = every item.
@@ -292,7 +292,7 @@ func (x *Filter) GetAllOf() []*AnyOf {
 	return nil
 }
 
-// Value of an item's attribute.
+// AttributeValue is the value of an item's attribute.
 type AttributeValue struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What it is; unset = no value.

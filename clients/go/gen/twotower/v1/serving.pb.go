@@ -23,7 +23,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// How a release compares two vectors.
+// Similarity says how a release compares two vectors.
 type Similarity int32
 
 const (
@@ -77,8 +77,8 @@ func (Similarity) EnumDescriptor() ([]byte, []int) {
 	return file_twotower_v1_serving_proto_rawDescGZIP(), []int{0}
 }
 
-// The most that one call may ask for. More is LIMIT_EXCEEDED, checked before any work. The defaults stand
-// beside each; GetServingInfo tells those of this server.
+// Limits is the most that one call may ask for. More is LIMIT_EXCEEDED, checked before any work. The defaults
+// stand beside each; GetServingInfo tells those of this server.
 type Limits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Users of a batch, and requests of a BatchScore. Default: 10,000.
@@ -189,7 +189,8 @@ func (x *Limits) GetResponseBytes() uint32 {
 	return 0
 }
 
-// A feature as the schema has it. Vocabularies are left out, since messages are limited to 4 MiB.
+// FeatureSpec is a feature as the schema has it. Vocabularies are left out, since messages are limited to 4
+// MiB.
 type FeatureSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Full name; a wildcard ends with `*`.
@@ -259,7 +260,7 @@ func (x *FeatureSpec) GetWildcard() bool {
 	return false
 }
 
-// Features of one tower.
+// TowerSchema is the features of one tower.
 type TowerSchema struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Identifies the schema; send it as `schema_fingerprint` with `dense_features`. Different schemas have
@@ -326,8 +327,8 @@ func (x *TowerSchema) GetDenseOrder() []string {
 	return nil
 }
 
-// A loaded release: user tower, item tower, schema, item vectors, index and calibration as one unit that
-// never changes.
+// ReleaseInfo describes a loaded release: user tower, item tower, schema, item vectors, index and calibration
+// as one unit that never changes.
 type ReleaseInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name, matching [a-z0-9._-]{1,63}.
