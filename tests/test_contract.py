@@ -52,7 +52,8 @@ def listing(file: descriptor_pb2.FileDescriptorProto) -> Iterator[str]:
     for service in file.service:
         for method in service.method:
             assert not method.client_streaming and not method.server_streaming
-            yield f"rpc {service.name}.{method.name}({_local(method.input_type)}) {_local(method.output_type)}"
+            request, response = _local(method.input_type), _local(method.output_type)
+            yield f"rpc {service.name}.{method.name}({request}) {response}"
     for enum in file.enum_type:
         for value in enum.value:
             yield f"enum {enum.name}.{value.name} = {value.number}"
@@ -69,18 +70,17 @@ def _type(message: descriptor_pb2.DescriptorProto, field: descriptor_pb2.FieldDe
         if entry.options.map_entry and field.type_name.endswith(f".{message.name}.{entry.name}"):
             key, value = entry.field
             return f"map<{_type(entry, key)}, {_type(entry, value)}>"
-    name = (
-        _local(field.type_name)
-        if field.type_name
-        else _Field.Type.Name(field.type).removeprefix("TYPE_").lower()
-    )
+    if field.type_name:
+        name = _local(field.type_name)
+    else:
+        name = _Field.Type.Name(field.type).removeprefix("TYPE_").lower()
     if field.label == _Field.LABEL_REPEATED:
         return f"repeated {name}"
     if field.proto3_optional:
         return f"optional {name}"
-    return (
-        f"{name} in {message.oneof_decl[field.oneof_index].name}" if field.HasField("oneof_index") else name
-    )
+    if field.HasField("oneof_index"):
+        return f"{name} in {message.oneof_decl[field.oneof_index].name}"
+    return name
 
 
 def _local(name: str) -> str:
