@@ -3,8 +3,9 @@
     python proto/generate.py python clients/python
     python proto/generate.py go clients/go/gen FOLDER_WITH_PROTOC_GEN_GO
 
-For Python: messages, type stubs, services, and an `__init__` that exports every message, enum, enum value, stub
-and file descriptor, so that callers write `from twotower import v1` and need not know which file holds a message.
+For Python: messages, type stubs, services, and an `__init__` that exports every message, enum, enum value,
+stub and file descriptor, so that callers write `from twotower import v1` and need not know which file holds a
+message.
 """
 
 from __future__ import annotations

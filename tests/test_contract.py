@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import FileDescriptor
+
 from twotower import v1
 
 GOLDEN = Path(__file__).parent / "golden" / "contract.txt"
 MODULES = sorted(f"twotower.v1.{module.name}" for module in pkgutil.iter_modules(v1.__path__))
-FILES = [getattr(v1, name) for name in v1.__all__ if name.endswith("_FILE")]
+FILES: list[FileDescriptor] = [getattr(v1, name) for name in v1.__all__ if name.endswith("_FILE")]
 
 _Field = descriptor_pb2.FieldDescriptorProto
 

@@ -27,8 +27,8 @@ if _version_not_supported:
 
 class TwoTowerServiceStub:
     """Serves two-tower recommendation models. A user tower and an item tower map features to vectors of one
-    dimension; score = sigmoid(scale × similarity + bias), where similarity is the dot product or the cosine of
-    the two vectors.
+    dimension; score = sigmoid(scale × similarity + bias), where similarity is the dot product or the cosine
+    of the two vectors.
 
     Releases: one entry of a request is served by exactly one release from beginning to end, and its answer
     names it. A vector that is sent back routes the call to its own release; `release` pins one; otherwise the
@@ -98,8 +98,8 @@ class TwoTowerServiceStub:
 
 class TwoTowerServiceServicer:
     """Serves two-tower recommendation models. A user tower and an item tower map features to vectors of one
-    dimension; score = sigmoid(scale × similarity + bias), where similarity is the dot product or the cosine of
-    the two vectors.
+    dimension; score = sigmoid(scale × similarity + bias), where similarity is the dot product or the cosine
+    of the two vectors.
 
     Releases: one entry of a request is served by exactly one release from beginning to end, and its answer
     names it. A vector that is sent back routes the call to its own release; `release` pins one; otherwise the
@@ -125,8 +125,7 @@ class TwoTowerServiceServicer:
 
     def BatchGetUserEmbeddings(self, request, context):
         """GetUserEmbedding for many users at once, much cheaper for each than a call of its own.
-        Example: {"users": [{"user_id": "u1", "features": {"age": 34}}, {"user_id": "u2", "features": {"age":
-        51}}]}
+        Example: {"users": [{"user_id": "u1", "features": {"age": 34}}, {"features": {"age": 51}}]}
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -249,8 +248,8 @@ def add_TwoTowerServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class TwoTowerService:
     """Serves two-tower recommendation models. A user tower and an item tower map features to vectors of one
-    dimension; score = sigmoid(scale × similarity + bias), where similarity is the dot product or the cosine of
-    the two vectors.
+    dimension; score = sigmoid(scale × similarity + bias), where similarity is the dot product or the cosine
+    of the two vectors.
 
     Releases: one entry of a request is served by exactly one release from beginning to end, and its answer
     names it. A vector that is sent back routes the call to its own release; `release` pins one; otherwise the

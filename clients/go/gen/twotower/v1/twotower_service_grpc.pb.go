@@ -37,8 +37,8 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Serves two-tower recommendation models. A user tower and an item tower map features to vectors of one
-// dimension; score = sigmoid(scale × similarity + bias), where similarity is the dot product or the cosine of
-// the two vectors.
+// dimension; score = sigmoid(scale × similarity + bias), where similarity is the dot product or the cosine
+// of the two vectors.
 //
 // Releases: one entry of a request is served by exactly one release from beginning to end, and its answer
 // names it. A vector that is sent back routes the call to its own release; `release` pins one; otherwise the
@@ -57,8 +57,7 @@ type TwoTowerServiceClient interface {
 	// Example: {"user": {"user_id": "u1", "features": {"user_age": 34}}}
 	GetUserEmbedding(ctx context.Context, in *GetUserEmbeddingRequest, opts ...grpc.CallOption) (*GetUserEmbeddingResponse, error)
 	// GetUserEmbedding for many users at once, much cheaper for each than a call of its own.
-	// Example: {"users": [{"user_id": "u1", "features": {"age": 34}}, {"user_id": "u2", "features": {"age":
-	// 51}}]}
+	// Example: {"users": [{"user_id": "u1", "features": {"age": 34}}, {"features": {"age": 51}}]}
 	BatchGetUserEmbeddings(ctx context.Context, in *BatchGetUserEmbeddingsRequest, opts ...grpc.CallOption) (*BatchGetUserEmbeddingsResponse, error)
 	// Reads the stored embedding of an item, or computes one from features. An id that the catalog lacks is
 	// NOT_FOUND with ITEM_NOT_FOUND.
@@ -189,8 +188,8 @@ func (c *twoTowerServiceClient) GetServingInfo(ctx context.Context, in *GetServi
 // for forward compatibility.
 //
 // Serves two-tower recommendation models. A user tower and an item tower map features to vectors of one
-// dimension; score = sigmoid(scale × similarity + bias), where similarity is the dot product or the cosine of
-// the two vectors.
+// dimension; score = sigmoid(scale × similarity + bias), where similarity is the dot product or the cosine
+// of the two vectors.
 //
 // Releases: one entry of a request is served by exactly one release from beginning to end, and its answer
 // names it. A vector that is sent back routes the call to its own release; `release` pins one; otherwise the
@@ -209,8 +208,7 @@ type TwoTowerServiceServer interface {
 	// Example: {"user": {"user_id": "u1", "features": {"user_age": 34}}}
 	GetUserEmbedding(context.Context, *GetUserEmbeddingRequest) (*GetUserEmbeddingResponse, error)
 	// GetUserEmbedding for many users at once, much cheaper for each than a call of its own.
-	// Example: {"users": [{"user_id": "u1", "features": {"age": 34}}, {"user_id": "u2", "features": {"age":
-	// 51}}]}
+	// Example: {"users": [{"user_id": "u1", "features": {"age": 34}}, {"features": {"age": 51}}]}
 	BatchGetUserEmbeddings(context.Context, *BatchGetUserEmbeddingsRequest) (*BatchGetUserEmbeddingsResponse, error)
 	// Reads the stored embedding of an item, or computes one from features. An id that the catalog lacks is
 	// NOT_FOUND with ITEM_NOT_FOUND.
