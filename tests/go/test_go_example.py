@@ -37,7 +37,7 @@ def test_example_prints_embedding_scores_and_recommendations(recommend: Path, se
     )
     assert user is not None, done.stdout
     assert int(user[1]) > 0
-    assert int(user[2]) >= 1
+    assert int(user[3]) >= 1
 
     recommended = re.findall(r"^recommended (\d): (\S+) score (\d\.\d{4})$", done.stdout, re.MULTILINE)
     assert [int(rank) for rank, _, _ in recommended] == [1, 2, 3, 4, 5]
