@@ -247,9 +247,8 @@ func (x *AnyOf) GetConditions() []*Condition {
 type Filter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// All of these have to match. Empty = every item.
-	// Example: [{"conditions": [{"attribute": "category", "any_text": ["novel"]}]},
-	//
-	//	{"conditions": [{"attribute": "price", "range": {"max": 20}}]}]
+	// Example: [{"conditions": [{"attribute": "category", "any_text": ["novel"]}]}, {"conditions":
+	// [{"attribute": "price", "range": {"max": 20}}]}]
 	AllOf         []*AnyOf `protobuf:"bytes,1,rep,name=all_of,json=allOf,proto3" json:"all_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
