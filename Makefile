@@ -83,12 +83,12 @@ check-imports: .venv/.dev ## Check that imports point one way
 	.venv/bin/lint-imports
 
 .PHONY: generate
-generate: .venv/.dev .tools/.protoc-plugins ## Generate the Python and Go stubs from proto/
+generate: .venv/.dev $(TOOLS)/bin/.protoc-plugins ## Generate the Python and Go stubs from proto/
 	.venv/bin/python proto/generate.py python clients/python
 	.venv/bin/python proto/generate.py go clients/go/gen $(TOOLS)/bin
 
 .PHONY: check-generated
-check-generated: .venv/.dev .tools/.protoc-plugins ## Check that the stubs are what proto/ generates
+check-generated: .venv/.dev $(TOOLS)/bin/.protoc-plugins ## Check that the stubs are what proto/ generates
 	@rm -rf $(TOOLS)/generated && mkdir -p $(TOOLS)/generated
 	.venv/bin/python proto/generate.py python $(TOOLS)/generated/python
 	.venv/bin/python proto/generate.py go $(TOOLS)/generated/go $(TOOLS)/bin
@@ -183,7 +183,7 @@ $(BUF): | .tools/venv/bin/python
 	printf '#!/bin/sh\nexec "%s" "$$@"\n' "$$buf" >$@; \
 	chmod +x $@
 
-.tools/.protoc-plugins: Makefile | $(GO)
+$(TOOLS)/bin/.protoc-plugins: Makefile | $(GO)
 	@echo 'Building protoc-gen-go $(PROTOC_GEN_GO) and protoc-gen-go-grpc $(PROTOC_GEN_GO_GRPC) into .tools'
 	GOBIN=$(TOOLS)/bin $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO)
 	GOBIN=$(TOOLS)/bin $(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC)
