@@ -1,0 +1,100 @@
+"""The composition root of a worker: what it is made of, in the order of its start; it stops in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from contextlib import AsyncExitStack
+
+import uvloop
+
+from twotower_server.config import Config
+from twotower_server.engine.engine import Engine
+from twotower_server.engine.limits import Limits
+from twotower_server.engine.route import Releases
+from twotower_server.errors import ReleaseRefused
+from twotower_server.release.format import GOLDEN
+from twotower_server.release.golden import Golden
+from twotower_server.release.snapshot import Snapshot
+from twotower_server.release.stamp import is_stamped
+from twotower_server.rpc.credentials import server_credentials
+from twotower_server.rpc.server import RpcServer
+from twotower_server.supervisor.child import Parent
+from twotower_server.supervisor.job import Event, Job, Report
+
+log = logging.getLogger(__name__)
+
+_WARM_UP_K = 100
+
+
+def run_worker(job: Job, parent: Parent) -> None:
+    """Entry of a worker process: serves until SIGTERM."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(job, parent))
+
+
+async def _serve(job: Job, parent: Parent) -> None:
+    config = job.config
+    async with AsyncExitStack() as started:
+        try:
+            snapshot = open_release(config, job.release)
+        except ReleaseRefused as error:
+            parent.report(Report(Event.REFUSED, str(error)))
+            return
+        engine = Engine(Releases({snapshot.release: snapshot}, snapshot.release), limits(config))
+        started.callback(engine.close)
+        try:
+            credentials = server_credentials(config.tls_certificate, config.tls_key)
+            server = RpcServer(engine, credentials=credentials, reflect=config.reflection)
+            await server.start(str(job.address) if job.address.host else f"[::]:{job.address.port}")
+        except (OSError, RuntimeError, ValueError) as error:
+            parent.report(Report(Event.FAILED, f"cannot serve on {job.address}: {error}"))
+            return
+        # Reverse order: first no new calls and a drain, then the engine that serves them.
+        started.push_async_callback(server.stop, config.grace_s)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        loop.add_reader(parent.fileno(), os._exit, 1)  # the supervisor is gone
+        await server.set_serving(True)
+        parent.report(Report(Event.DONE))
+        await stop.wait()
+        loop.remove_reader(parent.fileno())
+
+
+def open_release(config: Config, release: str) -> Snapshot:
+    """Opens and warms up a release that this machine has verified. Raises ReleaseRefused."""
+    start = time.perf_counter()
+    folder = config.releases / release
+    if not is_stamped(folder, config.data):
+        raise ReleaseRefused("its files have changed since they were verified")
+    snapshot = Snapshot.open(folder, strict_features=config.strict_features)
+    warm_up(snapshot, Golden.load(folder / GOLDEN))
+    log.info(
+        "opened release %s: %d items (%.2f s)", release, snapshot.manifest.items, time.perf_counter() - start
+    )
+    return snapshot
+
+
+def warm_up(snapshot: Snapshot, golden: Golden) -> None:
+    """Embeds a user and an item and searches once: the first call of each takes far longer than others."""
+    user = snapshot.embed_users(snapshot.user_encoder.encode(golden.users[:1]))[0]
+    snapshot.embed_items(snapshot.item_encoder.encode(golden.items[:1]))
+    snapshot.index.search(user, min(_WARM_UP_K, len(snapshot.catalog)))
+
+
+def limits(config: Config) -> Limits:
+    """The limits of one call, as configured."""
+    return Limits(
+        users=config.limit_users,
+        items=config.limit_items,
+        k=config.limit_k,
+        exclusions=config.limit_exclusions,
+        features=config.limit_features,
+        id_bytes=config.limit_id_bytes,
+        request_bytes=config.limit_request_bytes,
+        response_bytes=config.limit_response_bytes,
+    )

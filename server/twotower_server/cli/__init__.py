@@ -1,0 +1,1 @@
+"""The command line: `twotower serve`, `release`, `train`, `query`, `demo`."""

@@ -1,0 +1,104 @@
+"""`twotower`: finds the command, imports it alone, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twotower_server.cli import exit_code
+from twotower_server.cli.exit_code import ExitCode
+from twotower_server.errors import TwoTowerError
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: module `twotower_server.cli.<name>` with `add_parser(subparsers)` and `run(args) -> int`.
+
+    needs: modules that the base installation lacks, and `extra` brings.
+    """
+
+    name: str
+    help: str
+    extra: str
+    needs: tuple[str, ...] = ()
+
+
+_SERVER = ("faiss", "grpc_health", "grpc_reflection", "onnxruntime", "pyarrow", "rich", "uvloop", "xxhash")
+
+COMMANDS = (
+    Command("serve", "serve the active release by gRPC", "server", _SERVER),
+    Command("release", "build, inspect, verify and activate releases", "server", _SERVER),
+    Command("train", "train the towers of a model", "train", (*_SERVER, "torch", "onnx", "onnxscript")),
+    Command("query", "ask a running server", "server", ("rich",)),
+    Command("demo", "build the demo release and serve it", "server", _SERVER),
+)
+
+
+class _Version(argparse.Action):
+    """Prints the version, which is imported only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from twotower import __version__
+
+        print(f"twotower {__version__}")
+        parser.exit()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command that `arguments` (default: the process's) name; the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # The command must come first but for -h and --version, so its module is known before anything is parsed.
+    command = next((command for command in COMMANDS if arguments[:1] == [command.name]), None)
+    try:
+        missing = next((name for name in command.needs if not _installed(name)), None) if command else None
+        if command and missing:
+            print(
+                f'twotower {command.name} needs {missing}: pip install "twotower[{command.extra}]"',
+                file=sys.stderr,
+            )
+            return ExitCode.EXTRA_MISSING
+        module = importlib.import_module(f"twotower_server.cli.{command.name}") if command else None
+        parser = _parser(command, module)
+        args = parser.parse_args(arguments)
+        return int(module.run(args)) if module else _nothing_named(parser)
+    except TwoTowerError as error:
+        print(f"twotower {command.name if command else ''}: {error}", file=sys.stderr)
+        return exit_code.of(error)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+
+
+def _parser(command: Command | None, module: Any) -> argparse.ArgumentParser:
+    codes = "\n".join(f"  {code.value:<4} {text}" for code, text in exit_code.DESCRIPTION.items())
+    parser = argparse.ArgumentParser(
+        prog="twotower",
+        description="Two-tower recommendation models, served by gRPC. See also `twotower COMMAND --help`.",
+        epilog=f"exit codes:\n{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for other in COMMANDS:
+        if other is command:
+            module.add_parser(subparsers)
+        else:
+            subparsers.add_parser(other.name, help=other.help, add_help=False)
+    return parser
+
+
+def _nothing_named(parser: argparse.ArgumentParser) -> int:
+    parser.print_help(sys.stderr)
+    return ExitCode.USAGE
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

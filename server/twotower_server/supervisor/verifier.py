@@ -1,0 +1,71 @@
+"""The verifier process: reads a whole release once, so that workers can open it without doing so.
+
+It runs niced and in bounded memory, and is what the kernel ends first when memory runs out: a release that is
+too large or broken ends this process, not one that serves.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+from twotower_server.errors import ReleaseRefused
+from twotower_server.release.stamp import write_stamp
+from twotower_server.release.verify import Check, verify_release
+from twotower_server.supervisor.child import Parent
+from twotower_server.supervisor.job import Event, Job, Report
+from twotower_server.supervisor.verifier_limit import memory_bytes, out_of_memory
+
+log = logging.getLogger(__name__)
+
+_NICENESS = 10
+
+
+def run(job: Job, parent: Parent) -> None:
+    """Entry of the process: verifies, leaves a stamp, reports."""
+    be_modest(memory_bytes(job.config))
+    parent.report(_verify(job))
+
+
+def be_modest(memory: int) -> None:
+    """Gives way to the processes that serve. memory: bytes that this process may allocate."""
+    os.nice(_NICENESS)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        # Not RLIMIT_AS: that would count the release's mapped files, too.
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+        try:
+            Path("/proc/self/oom_score_adj").write_text("1000")
+        except OSError:
+            log.debug("/proc is not writable: the kernel may end another process first when memory runs out")
+
+
+def _verify(job: Job) -> Report:
+    start = time.perf_counter()
+    folder = job.config.releases / job.release
+    try:
+        verify_release(folder, _passed)
+    except ReleaseRefused as error:
+        return Report(Event.REFUSED, str(error))
+    except MemoryError:
+        return Report(Event.REFUSED, out_of_memory(job.config))
+    except Exception as error:  # what a reader of files says of damage that no check names
+        log.debug("verification failed", exc_info=True)
+        return Report(Event.REFUSED, f"it cannot be read: {type(error).__name__}: {error}")
+    try:
+        write_stamp(folder, job.config.data)
+    except OSError as error:
+        return Report(
+            Event.FAILED,
+            f"cannot write to {job.config.data}: {error.strerror}; name another folder by --data",
+        )
+    log.info("release %s is sound (%.1f s)", job.release, time.perf_counter() - start)
+    return Report(Event.DONE)
+
+
+def _passed(check: Check) -> None:
+    log.debug("verified: %s (%.2f s)", check.name, check.seconds)
