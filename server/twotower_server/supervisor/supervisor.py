@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def serve(config: Config, on_serving: Callable[[Serving], None], *, worker: str 
     on_serving: called once, when all workers are ready. worker: entry of the worker processes.
     Raises NoRelease, ReleaseRefused, PortTaken, ConfigError or WorkerFailed with the reason.
     """
-    _check_readable(config)
+    _check_tls(config)
     release = _release_to_serve(config.releases)
     with Port(config.listen) as port:
         return asyncio.run(Supervisor(config, release, port.address, worker).run(on_serving))
@@ -71,14 +72,24 @@ def _release_to_serve(releases: Path) -> str:
     return release
 
 
-def _check_readable(config: Config) -> None:
-    for name in ("tls_certificate", "tls_key"):
-        path: Path | None = getattr(config, name)
+def _check_tls(config: Config) -> None:
+    """Finds here what a worker could only say when it starts: a file that is missing or no certificate."""
+    certificate, key = config.tls_certificate, config.tls_key
+    if certificate is None or key is None:
+        return
+    for name, path in (("tls_certificate", certificate), ("tls_key", key)):
         try:
-            if path is not None:
-                path.open("rb").close()
+            path.open("rb").close()
         except OSError as error:
             raise ConfigError(f"{flag(name)}: {path} cannot be read: {error.strerror}") from None
+    try:
+        # The empty password keeps OpenSSL from asking for one on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except ssl.SSLError:
+        raise ConfigError(
+            f"--tls-certificate and --tls-key: {certificate} and {key} are no PEM certificate chain with its "
+            "unencrypted key"
+        ) from None
 
 
 class Supervisor:
