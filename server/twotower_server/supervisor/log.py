@@ -12,7 +12,9 @@ def configure(level: str, format: str, process: str) -> None:
     """Sets up logging. level, format: as in `Config`. process: name of this process, such as `worker 0`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json(process) if format == "json" else _Text(process))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Libraries tell at `info` what only their developers want to know.
+    logging.basicConfig(level="DEBUG" if level == "debug" else "WARNING", handlers=[handler], force=True)
+    logging.getLogger("twotower_server").setLevel(level.upper())
 
 
 class _Text(logging.Formatter):
