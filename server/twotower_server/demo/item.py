@@ -20,6 +20,8 @@ NOW = 1_767_225_600
 DAY_S = 86_400
 _OLDEST_DAYS = 1_500
 
+# Standard deviation of items around the anchor of their category; anchors are about 2 apart.
+_SPREAD = 0.72
 _BRANDS = 120
 _BRAND_STARTS = ("Nor", "Al", "Bel", "Cas", "Dor", "El", "Fen", "Gal", "Hol", "Kor", "Lum", "Mar",
                  "Ost", "Per", "Tal")  # fmt: skip
@@ -37,7 +39,7 @@ class Items:
 
     table:   what is written to disk. ids: in the order of its rows.
     mixture: float64 [n, categories], rows sum to 1: how much of each category an item is.
-    place:   float64 [n, 4]: in the space of tastes.
+    place:   float64 [n, 5]: in the space of tastes.
     price_level: about 1.2 standard normals from the category's median. quality: standard normal.
     freshness: 1 for an item of today, falling to 0 with age.
     """
@@ -54,30 +56,24 @@ class Items:
 def generate_items(random: np.random.Generator, count: int = ITEMS) -> Items:
     """`count` items. Equal generators give equal items."""
     anchors = np.array([c.anchor for c in CATEGORIES])
-    rows = np.arange(count)
 
-    # Categories are not equally large; the second one tends to lie near the first.
+    # Categories are not equally large, and each spreads far into its neighbours.
     sizes = random.dirichlet(np.full(len(CATEGORIES), 12.0))
-    first = random.choice(len(CATEGORIES), count, p=sizes)
-    nearness = -((anchors[:, None] - anchors[None]) ** 2).sum(2)
-    np.fill_diagonal(nearness, -np.inf)
-    second = _choose(random, 0.6 * nearness[first])
-    share = 0.5 * random.beta(1.3, 1.6, count)
-    mixture = np.zeros((count, len(CATEGORIES)))
-    mixture[rows, first] = 1.0 - share
-    mixture[rows, second] += share
-    place = mixture @ anchors + random.normal(0.0, 0.35, (count, anchors.shape[1]))
+    category = random.choice(len(CATEGORIES), count, p=sizes)
+    place = anchors[category] + random.normal(0.0, _SPREAD, (count, anchors.shape[1]))
+    mixture = sizes * np.exp(-((place[:, None] - anchors) ** 2).sum(2) / (2.0 * _SPREAD**2))
+    mixture /= mixture.sum(1, keepdims=True)
 
     quality = random.normal(size=count)
     brand_of, brand_names, brand_level = _brands(random, anchors, place)
     price_level = 0.5 * brand_level[brand_of] + 0.25 * quality + random.normal(0.0, 0.7, count)
-    price = np.array([c.median_price for c in CATEGORIES])[first] * np.exp(0.6 * price_level)
+    price = np.array([c.median_price for c in CATEGORIES])[category] * np.exp(0.6 * price_level)
     age_days = _OLDEST_DAYS * random.beta(0.9, 2.2, count)
     ctr = 1.0 / (1.0 + np.exp(3.2 - 0.6 * quality - random.normal(0.0, 0.25, count)))
     tags = _tags(random, anchors, place)
-    words = _titles(random, first, price_level)
+    words = _titles(random, category, price_level)
 
-    ids = tuple(f"i{row}" for row in rows)
+    ids = tuple(f"i{row}" for row in range(count))
     publish_time = NOW - np.round(age_days * DAY_S).astype(np.int64)
     # A new item has no click rate yet, and some sellers name no brand: missing values as they really come.
     no_ctr = age_days < 10
@@ -88,12 +84,12 @@ def generate_items(random: np.random.Generator, count: int = ITEMS) -> Items:
             "title": pa.array(
                 [f"{brand_names[b]} {title}" for b, title in zip(brand_of, words, strict=True)]
             ),
-            "category": pa.array([NAMES[c] for c in first]),
-            "tags": pa.array(tags, pa.list_(pa.string())),
-            "brand": pa.array([brand_names[b] for b in brand_of], mask=no_brand),
-            "price": pa.array(np.round(price, 2)),
-            "ctr": pa.array(np.round(ctr, 4), mask=no_ctr),
-            "publish_time": pa.array(publish_time),
+            "item_category": pa.array([NAMES[c] for c in category]),
+            "item_tags": pa.array(tags, pa.list_(pa.string())),
+            "item_brand": pa.array([brand_names[b] for b in brand_of], mask=no_brand),
+            "item_price": pa.array(np.round(price, 2)),
+            "item_ctr": pa.array(np.round(ctr, 4), mask=no_ctr),
+            "item_publish_time": pa.array(publish_time),
             "in_stock": pa.array(random.random(count) < 0.93),
         }
     )
@@ -125,15 +121,15 @@ def _tags(
 
 
 def _titles(
-    random: np.random.Generator, first: NDArray[np.int64], price_level: NDArray[np.float64]
+    random: np.random.Generator, category: NDArray[np.int64], price_level: NDArray[np.float64]
 ) -> list[str]:
     nouns = [c.nouns for c in CATEGORIES]
-    noun = random.integers(len(nouns[0]), size=len(first))
-    style = random.integers(len(_STYLES), size=len(first))
+    noun = random.integers(len(nouns[0]), size=len(category))
+    style = random.integers(len(_STYLES), size=len(category))
     level = np.searchsorted([-0.85, -0.25, 0.25, 0.85], price_level)
     return [
         f"{_LEVELS[k]} {_STYLES[s]} {nouns[c][n]}"
-        for c, n, s, k in zip(first, noun, style, level, strict=True)
+        for c, n, s, k in zip(category, noun, style, level, strict=True)
     ]
 
 

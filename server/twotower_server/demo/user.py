@@ -33,7 +33,7 @@ class Users:
 
     table:  their features, without what they clicked.
     tastes: float64 [n, categories], rows sum to 1.
-    place:  float64 [n, 4]: the direction they lean to in the space of tastes.
+    place:  float64 [n, 5]: the direction they lean to in the space of tastes.
     budget: the price level they like. novelty: how much a fresh item gains.
     """
 
@@ -50,14 +50,13 @@ def generate_users(random: np.random.Generator, count: int = USERS) -> Users:
     gender = random.choice(len(GENDERS), count, p=(0.48, 0.48, 0.04))
     device = random.choice(len(DEVICES), count, p=(0.6, 0.25, 0.1, 0.05))
     hour = np.floor((19.0 + 5.5 * random.normal(size=count)) % 24.0)
-    place = random.normal(size=(count, 4))
-
     anchors = np.array([c.anchor for c in CATEGORIES])
+    place = random.normal(size=(count, anchors.shape[1]))
     peak_age = np.array([c.peak_age for c in CATEGORIES])
     peak_hour = np.array([c.peak_hour for c in CATEGORIES])
     side = np.array([1.0, -1.0, 0.0])[gender]
-    logits = 1.1 * place @ anchors.T + random.normal(0.0, 0.9, (count, len(CATEGORIES)))
-    logits += 1.4 * np.exp(-(((age[:, None] - peak_age) / 16.0) ** 2))
+    logits = 0.85 * place @ anchors.T + random.normal(0.0, 0.9, (count, len(CATEGORIES)))
+    logits += 2.0 * np.exp(-(((age[:, None] - peak_age) / 16.0) ** 2))
     logits += 0.6 * np.cos((hour[:, None] - peak_hour) * (2.0 * np.pi / 24.0))
     logits += side[:, None] * np.array([c.gender for c in CATEGORIES])
     logits += np.array(_LARGE_SCREEN)[device][:, None] * np.array([c.desktop for c in CATEGORIES])
@@ -142,7 +141,7 @@ def _utility(users: Users, block: slice, items: Items, seen: NDArray[np.int64]) 
     dearer = items.price_level[seen][None] - users.budget[block][:, None]
     fresh = users.novelty[block][:, None] * items.freshness[seen][None]
     return np.asarray(
-        2.2 * np.log(shared + 0.02)
+        1.6 * np.log(shared + 0.03)
         + 0.5 * leaning
         - 0.5 * dearer**2
         + 2.0 * fresh
