@@ -1,0 +1,206 @@
+"""Indexes made and read by Faiss: exact search for small catalogs, IVF with 8-bit codes above.
+
+Johnson, Douze, Jégou: Billion-scale similarity search with GPUs (2017); https://github.com/facebookresearch/faiss
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower_server.errors import ReleaseRefused
+from twotower_server.index.base import IndexEntry, ItemIds
+from twotower_server.index.exact import ExactIndex, wanted_rows
+from twotower_server.index.recall import MEASURED_K, Truth
+from twotower_server.index.similarity import best, similarities
+
+Kind = Literal["auto", "exact", "ivf_sq8"]
+
+# Up to so many items, or eligible items of a larger catalog, comparing them all is as fast as walking lists.
+EXACT_ITEMS = 50_000
+# Up to so many exclusions it is cheaper to fetch more results than to build a bitmap over all items.
+_MAX_OVERFETCH = 256
+_TRAINING_VECTORS_A_LIST = 40  # Faiss asks for 39
+_TRAINING_ROUNDS = 8
+_ADD_ROWS = 65_536
+# Faiss replaces constructors when it is imported; its type information shows the old ones.
+_constructors: Any = faiss
+_MIN_QUERIES = 32
+_MAX_QUERIES = 512
+_SEED = 20_240_229
+
+
+def build_index(
+    vectors: NDArray[np.float32],
+    path: Path,
+    *,
+    kind: str = "auto",
+    queries: NDArray[np.float32] | None = None,
+    wanted_recall: float = 0.95,
+    on_progress: Callable[[int], None] = lambda rows: None,
+) -> IndexEntry:
+    """Builds the index of a catalog and writes it to `path`.
+
+    vectors: float32 [items, dimension], C order, usually memory-mapped: read in chunks.
+    queries: float32 [n, dimension], vectors of held-back users; the least work that finds `wanted_recall` of
+    their 100 best items, with a margin of two standard errors, is recorded.
+    on_progress: hears of rows as they are indexed.
+    Raises ReleaseRefused for an unknown kind.
+    """
+    if kind == "auto":
+        kind = "exact" if len(vectors) <= EXACT_ITEMS else "ivf_sq8"
+    if kind == "exact":
+        # Vectors are read from vectors.npy: the file says only that no other structure is needed.
+        faiss.write_index(faiss.IndexFlatIP(vectors.shape[1]), str(path))
+        on_progress(len(vectors))
+        return IndexEntry(kind, 1.0)
+    if kind != "ivf_sq8":
+        raise ReleaseRefused(f"unknown kind of index {kind!r}; use auto, exact or ivf_sq8")
+    index = _train(vectors)
+    for start in range(0, len(vectors), _ADD_ROWS):
+        chunk = np.ascontiguousarray(vectors[start : start + _ADD_ROWS])
+        index.add(chunk)
+        on_progress(len(chunk))
+    faiss.write_index(index, str(path))
+    probes, recall = _choose_probes(index, vectors, queries, wanted_recall)
+    return IndexEntry(kind, recall, {"lists": index.nlist, "probes": probes})
+
+
+def open_index(
+    path: Path, vectors: NDArray[np.float32], entry: IndexEntry, item_ids: ItemIds
+) -> ExactIndex | IvfSq8Index:
+    """Maps an index; its memory is shared by all processes that map it.
+
+    vectors: those it was built from. item_ids: names rows, so that ties are settled by item id.
+    Raises ReleaseRefused when the file does not fit the vectors or the manifest's entry.
+    """
+    try:
+        # The flag that shares every kind of index, not only IVF.
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError:
+        # Faiss's message holds paths and source lines.
+        raise ReleaseRefused(
+            f"{path.name} is missing or is not a Faiss index; build the release again"
+        ) from None
+    if index.d != vectors.shape[1] or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise ReleaseRefused(f"{path.name} is of other vectors than the release: {index.d} dimensions")
+    if entry.kind == "exact" and isinstance(index, faiss.IndexFlat):
+        return ExactIndex(vectors, item_ids)
+    if entry.kind != "ivf_sq8" or not isinstance(index, faiss.IndexIVFScalarQuantizer):
+        raise ReleaseRefused(f"{path.name} is no index of kind {entry.kind!r}")
+    probes = entry.parameters.get("probes")
+    if index.ntotal != len(vectors):
+        raise ReleaseRefused(f"{path.name} holds {index.ntotal} vectors, the release {len(vectors)}")
+    if isinstance(probes, bool) or not isinstance(probes, int) or not 1 <= probes <= index.nlist:
+        raise ReleaseRefused(
+            f"the index's probes must be a whole number from 1 to {index.nlist}, not {probes!r}"
+        )
+    return IvfSq8Index(index, vectors, probes, item_ids)
+
+
+class IvfSq8Index:
+    """Inverted lists of 8-bit codes, walked nearest list first; what they find is compared again exactly.
+
+    probes: lists to walk for `MEASURED_K` of all items; more results, or few eligible items, need more.
+    """
+
+    def __init__(self, index: Any, vectors: NDArray[np.float32], probes: int, item_ids: ItemIds) -> None:
+        self._index = index
+        self._vectors = vectors
+        self._probes = probes
+        self._item_ids = item_ids
+        self._exact = ExactIndex(vectors, item_ids)
+
+    def search(
+        self,
+        query: NDArray[np.float32],
+        k: int,
+        *,
+        excluded_rows: NDArray[np.int64] | None = None,
+        eligible: NDArray[np.bool_] | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        items = len(self._vectors)
+        excluded = 0 if excluded_rows is None else len(excluded_rows)
+        wanted = None
+        if eligible is not None or excluded > _MAX_OVERFETCH:
+            wanted = wanted_rows(items, excluded_rows, eligible)
+        count = items - excluded if wanted is None else int(np.count_nonzero(wanted))
+        k = min(k, count)
+        if k < 1 or count <= EXACT_ITEMS:
+            return self._exact.search(query, k, excluded_rows=excluded_rows, eligible=eligible)
+        # So many more lists hold as many eligible items; and ten times as many results lie in about three
+        # times as many lists (measured).
+        probes = math.ceil(self._probes * items / count * math.sqrt(max(1.0, k / MEASURED_K)))
+        # Codes misorder neighbours: a quarter more than k holds those that belong among the k.
+        fetched = k + k // 4 + 8 + (excluded if wanted is None else 0)
+        selector = None
+        if wanted is not None:
+            bits = np.packbits(wanted, bitorder="little")
+            selector = _constructors.IDSelectorBitmap(bits)
+        while probes <= self._index.nlist // 2:
+            parameters = _constructors.SearchParametersIVF(nprobe=probes, sel=selector)
+            found = self._index.search(query[None], fetched, params=parameters)[1][0]
+            found = found[found >= 0]
+            if excluded_rows is not None and wanted is None:
+                found = found[~np.isin(found, excluded_rows, assume_unique=True)]
+            if len(found) >= k:
+                return best(found, similarities(self._vectors, found, query), k, self._item_ids)
+            probes *= 2
+        # From half of the lists on comparing everything costs no more.
+        return self._exact.search(query, k, excluded_rows=excluded_rows, eligible=eligible)
+
+
+def _train(vectors: NDArray[np.float32]) -> Any:
+    items, dimension = vectors.shape
+    lists = max(1, min(round(4 * math.sqrt(items)), items // _TRAINING_VECTORS_A_LIST))
+    index = faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatIP(dimension),
+        dimension,
+        lists,
+        faiss.ScalarQuantizer.QT_8bit,
+        faiss.METRIC_INNER_PRODUCT,
+        False,  # codes of residuals: no better once compared again, and slower to add
+    )
+    index.cp.niter = _TRAINING_ROUNDS
+    size = min(items, lists * _TRAINING_VECTORS_A_LIST)
+    sample = np.sort(np.random.default_rng(_SEED).choice(items, size, replace=False))
+    index.train(np.ascontiguousarray(vectors[sample]))
+    return index
+
+
+def _choose_probes(
+    index: Any, vectors: NDArray[np.float32], queries: NDArray[np.float32] | None, wanted: float
+) -> tuple[int, float | None]:
+    """The fewest probes that reach the wanted recall, and the recall measured on `queries`."""
+    users = None if queries is None or not len(queries) else queries[:_MAX_QUERIES]
+    if users is None or len(users) < _MIN_QUERIES:
+        # Too few to choose by: items stand in for users. Recall is still measured on users only.
+        chosen_by = np.ascontiguousarray(vectors[:: max(1, len(vectors) // _MAX_QUERIES)][:_MAX_QUERIES])
+    else:
+        chosen_by = users
+    truth = Truth.of(vectors, chosen_by)
+
+    def recalls(truth: Truth, probes: int) -> NDArray[np.float64]:
+        # Ties need no settling to be counted.
+        return truth.recalls(IvfSq8Index(index, vectors, probes, lambda rows: [""] * len(rows)))
+
+    def enough(probes: int) -> bool:
+        found = recalls(truth, probes)
+        return bool(found.mean() - 2 * found.std() / math.sqrt(len(found)) >= wanted)
+
+    high = 1
+    while high < index.nlist and not enough(high):
+        high = min(2 * high, index.nlist)
+    low = high // 2  # not enough, or 0
+    while high - low > max(1, high // 32):
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    if users is None:
+        return high, None
+    return high, float(recalls(truth if chosen_by is users else Truth.of(vectors, users), high).mean())

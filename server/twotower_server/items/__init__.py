@@ -1,0 +1,1 @@
+"""Items: ids to rows, the catalog in memory-mapped columns, and filters on its attributes."""
