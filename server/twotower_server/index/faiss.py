@@ -132,13 +132,15 @@ class IvfSq8Index:
             wanted = wanted_rows(items, excluded_rows, eligible)
         count = items - excluded if wanted is None else int(np.count_nonzero(wanted))
         k = min(k, count)
-        if k < 1 or count <= EXACT_ITEMS:
-            return self._exact.search(query, k, excluded_rows=excluded_rows, eligible=eligible)
-        # So many more lists hold as many eligible items; and ten times as many results lie in about three
-        # times as many lists (measured).
-        probes = math.ceil(self._probes * items / count * math.sqrt(max(1.0, k / MEASURED_K)))
-        # Codes misorder neighbours: a quarter more than k holds those that belong among the k.
-        fetched = k + k // 4 + 8 + (excluded if wanted is None else 0)
+        if k < 1 or (wanted is not None and count <= EXACT_ITEMS):
+            return self._exact.search(query, k, eligible=wanted)
+        # What is excluded counts as found: users have seen what is near them.
+        nearest = k + excluded
+        # So many more lists hold as many eligible items, and ten times as many of the nearest lie in about
+        # three times as many lists (measured).
+        probes = math.ceil(self._probes * items / count * math.sqrt(max(1.0, nearest / MEASURED_K)))
+        # Codes misorder neighbours, more of them the denser they lie: a quarter more holds the k best.
+        fetched = k + nearest // 4 + 8 + (excluded if wanted is None else 0)
         selector = None
         if wanted is not None:
             bits = np.packbits(wanted, bitorder="little")

@@ -86,7 +86,7 @@ def _convert(column: pa.Array, kind: AttributeKind, separator: str) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     is_text = kind_of(column.type) == "text"
-    if is_text and kind != "texts":
+    if is_text:
         column = pc.if_else(pc.equal(column, ""), None, column)
     if kind == "texts":
         return _texts(pc.split_pattern(column, separator) if is_text else column)
