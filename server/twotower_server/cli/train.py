@@ -9,13 +9,14 @@ from typing import Any
 from twotower_server.cli.exit_code import ExitCode
 from twotower_server.train import config as config_module
 
-_EPILOG = f"""\ {config_module.__doc__} Tables are CSV, Parquet or Arrow. Users who are held back are never
-learned from: some decide when to stop, the others measure the result against showing everybody the most
-popular items. `twotower release build --model DIR --items FILE` turns the folder into a release.
+_EPILOG = f"""\
+{config_module.__doc__}
+Tables are CSV, Parquet or Arrow. Users who are held back are never learned from: some decide when to stop,
+the others measure the result against showing everybody the most popular items. `twotower release build`
+turns the folder into a release.
 
 example:
-  twotower train --config docs/examples/goodbooks.toml --data ../shared/data/goodbooks --out
-  /tmp/goodbooks-model
+  twotower train --config docs/examples/goodbooks.toml --data ../shared/data/goodbooks --out books-model
 """
 
 

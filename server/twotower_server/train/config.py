@@ -56,7 +56,7 @@ _DEFAULT_MAX_LENGTH = 20
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:
-    """The files, and the names of their columns. timestamp: None when the order of rows is the order of time."""
+    """The files, and the names of their columns. timestamp: None when rows are in the order of time."""
 
     interactions: Path
     items: Path
@@ -108,7 +108,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True, slots=True)
 class VocabularyRule:
-    """A vocabulary to measure: values seen at least min_count times in training, the most frequent max_size."""
+    """A vocabulary to measure: the values seen min_count times in training, at most max_size of them."""
 
     min_count: int = 1
     max_size: int = 100_000

@@ -1,0 +1,166 @@
+"""From tables to a model folder and a release: it learns, it is whole or absent, ONNX is what PyTorch was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnx
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra [train]")
+
+import torch
+
+from twotower_server.cli.main import main
+from twotower_server.errors import ReleaseRefused
+from twotower_server.features.encode import Encoder
+from twotower_server.features.row import Row, Strings
+from twotower_server.features.table import feature_rows, read_batches
+from twotower_server.release.build import Recipe, build_release
+from twotower_server.release.model import Model
+from twotower_server.train import export, run
+from twotower_server.train.config import load_config
+from twotower_server.train.errors import TrainingFailed
+
+pytestmark = pytest.mark.train
+
+
+class Shop(Protocol):
+    folder: Path
+    config: Path
+
+
+@pytest.fixture(scope="module")
+def trained(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, run.Metrics]:
+    out = tmp_path_factory.mktemp("model") / "m1"
+    return out, run.train(load_config(shop.config), out, lambda line: None)
+
+
+def test_it_learns_the_tastes(trained: tuple[Path, run.Metrics]) -> None:
+    metrics = trained[1]
+    # A user takes one kind of four, 30 items: knowing it finds about every third, popularity a quarter of that.
+    assert metrics.recall["10"] > 1.8 * metrics.popularity_recall["10"]
+    assert metrics.parity <= export.MAX_DIFFERENCE
+
+
+def test_the_model_folder_is_what_releases_are_built_from(
+    trained: tuple[Path, run.Metrics], shop: Shop, tmp_path: Path
+) -> None:
+    model = Model.open(trained[0])
+    assert model.dimension == 8 and model.similarity == "cosine" and model.calibration.scale > 0
+    assert {path.name for path in trained[0].iterdir()} == {
+        "model.json",
+        "schema.json",
+        "user_tower.onnx",
+        "item_tower.onnx",
+        "users.parquet",
+    }
+    body = json.loads((trained[0] / "model.json").read_text())
+    assert body["item_id_column"] == "sku"
+    assert body["item_columns"]["item_makers"] == {"column": "makers", "separator": " & "}
+    assert body["training"]["metrics"]["recall"]["10"] == trained[1].recall["10"]
+    assert str(shop.folder) not in json.dumps(body)
+    release = build_release(Recipe("r1", trained[0], shop.folder / "items.csv"), tmp_path / "releases")
+    assert np.load(release / "vectors.npy").shape == (120, 8)
+
+
+def test_held_back_users_are_read_as_they_were_written(trained: tuple[Path, run.Metrics]) -> None:
+    model = Model.open(trained[0])
+    assert model.users is not None
+    rows = [row for batch in read_batches(model.users) for row in feature_rows(batch, model.schema.user)]
+    assert len(rows) == trained[1].test_users
+    assert any(name.startswith("user_interest_") for row in rows for name in row.features)
+    assert all(len(row.string_features["user_recent"].values) <= 5 for row in rows)
+    assert not Encoder(model.schema.user).encode(rows).refused
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_graphs_obey_the_contract(side: str, trained: tuple[Path, run.Metrics]) -> None:
+    content = (trained[0] / f"{side}_tower.onnx").read_bytes()
+    graph = onnx.load_from_string(content)
+    assert graph.ir_version <= 10
+    assert [(o.domain, o.version <= 21) for o in graph.opset_import] == [("", True)]
+    assert not any(t.external_data for t in graph.graph.initializer)
+    assert [o.name for o in graph.graph.output] == ["embedding"]
+    assert str(Path(run.__file__).parent).encode() not in content
+
+
+def test_every_missing_value_can_be_served(trained: tuple[Path, run.Metrics]) -> None:
+    model = Model.open(trained[0])
+    rows = [
+        Row({"user_age": 30.0}),
+        Row({"user_interest_cats": 1.0}),
+        Row({}, {"user_recent": Strings(["s1", "never heard of"])}),
+    ]
+    encoder = Encoder(model.schema.user)
+    together = model.user_tower.run(encoder.encode(rows))
+    assert np.isfinite(together).all()
+    for i, row in enumerate(rows):
+        np.testing.assert_allclose(model.user_tower.run(encoder.encode([row]))[0], together[i], atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_model(
+    trained: tuple[Path, run.Metrics], shop: Shop, tmp_path: Path
+) -> None:
+    again, other = tmp_path / "again", tmp_path / "other"
+    run.train(load_config(shop.config), again, lambda line: None)
+    run.train(load_config(shop.config, overrides={"training": {"seed": 2}}), other, lambda line: None)
+    for name in ("user_tower.onnx", "item_tower.onnx", "schema.json"):
+        assert (again / name).read_bytes() == (trained[0] / name).read_bytes(), name
+    assert (other / "user_tower.onnx").read_bytes() != (again / "user_tower.onnx").read_bytes()
+
+
+def test_an_existing_folder_is_kept(trained: tuple[Path, run.Metrics], shop: Shop) -> None:
+    before = (trained[0] / "model.json").read_bytes()
+    with pytest.raises(ReleaseRefused, match="exists already; name another folder"):
+        run.train(load_config(shop.config), trained[0], lambda line: None)
+    assert (trained[0] / "model.json").read_bytes() == before
+
+
+def test_a_graph_that_differs_is_not_written(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real export, then one weight of the file is changed before the check."""
+    write = export.export_tower
+
+    def spoiled(tower: object, sample: object, path: Path) -> None:
+        write(tower, sample, path)  # type: ignore[arg-type]
+        graph = onnx.load(path)
+        for tensor in graph.graph.initializer:
+            if tensor.name.endswith("layers.0.weight"):
+                values = onnx.numpy_helper.to_array(tensor).copy()
+                values[0] += 0.5
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        onnx.save(graph, path)
+
+    monkeypatch.setattr(run, "export_tower", spoiled)
+    config = load_config(shop.config, overrides={"training": {"epochs": 1}})
+    with pytest.raises(TrainingFailed, match="differs from PyTorch"):
+        run.train(config, tmp_path / "models" / "m", lambda line: None)
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_the_command(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "m"
+    options = ["train", "--config", str(shop.config), "--out", str(out)]
+    assert main([*options, "--epochs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "epoch   1/1" in printed and "most popular items" in printed
+    assert main([*options, "--epochs", "0"]) == 2
+    assert main(options) == 3
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_early_stopping_keeps_the_best_weights(shop: Shop, tmp_path: Path) -> None:
+    lines: list[str] = []
+    overrides = {"training": {"epochs": 40, "patience": 2, "learning_rate": 0.05}}
+    metrics = run.train(load_config(shop.config, overrides=overrides), tmp_path / "m", lines.append)
+    training = json.loads((tmp_path / "m" / "model.json").read_text())["training"]
+    epochs = [line for line in lines if line.startswith("epoch")]
+    assert training["epochs"] == len(epochs) == training["best_epoch"] + 2 < 40
+    recalls = [float(line.split("recall@100")[1].split()[0]) for line in epochs]
+    assert metrics.validation_recall_at_100 == pytest.approx(max(recalls), abs=1e-4)
+    assert torch.are_deterministic_algorithms_enabled()
