@@ -27,7 +27,8 @@ embedding = 8
 dropout = 0.0
 
 [training]
-epochs = 8
+epochs = 20
+stopping_k = 10
 batch_size = 64
 learning_rate = 0.01
 uniform_negatives = 64
@@ -89,7 +90,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     interactions = []
     for u in range(USERS):
         taste = u % len(KINDS)
-        age = "" if u % 8 == 0 else str(int(random.integers(16, 80)))
+        age = "" if u % 7 == 0 else str(int(random.integers(16, 80)))
         users.append(f"u{u},{age},{'' if u % 3 == 0 else f'{KINDS[taste]}:0.9'}")
         for at in range(int(random.integers(4, 12))):
             item = int(random.integers(ITEMS // len(KINDS))) * len(KINDS) + taste

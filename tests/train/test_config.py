@@ -81,6 +81,7 @@ def test_the_command_line_wins_and_data_names_the_folder(tmp_path: Path) -> None
             BASE + '[features.item_x]\nkind = "categorical"\ntable = "item_kind"\nbuckets = 3\n',
             "share the table 'item_kind'",
         ),
+        (BASE.replace("true", 'true\ncontent = ["item_price"]'), "content names 'item_price'"),
         ('[data]\nitems = "t.csv"\n', "data.interactions must name a file"),
         ('[data]\nitems = "t.csv"\ninteractions = "i.csv"\n', "no feature of the user is declared"),
         ("data = [", "is not TOML"),

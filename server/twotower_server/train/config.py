@@ -9,7 +9,7 @@ item_id = "item_id"
 timestamp = "timestamp"             optional: orders the interactions; without it the order of rows counts
 
 [model]     dimension, hidden, embedding, similarity, temperature, dropout
-[training]  epochs, patience, batch_size, learning_rate, weight_decay, uniform_negatives,
+[training]  epochs, patience, stopping_k, batch_size, learning_rate, weight_decay, uniform_negatives,
             popularity_correction, feature_dropout, validation_share, test_share, seed
 
 [features.item_authors]             a table a feature; item_* from items, user_* from users or history
@@ -25,6 +25,8 @@ missing = "marker"                  "mean", "marker", or {constant = 0}
 [features.user_shelf]
 kind = "sequence"
 history = true                      filled from the user's own earlier interactions: item ids, oldest first
+vocabulary = {min_count = 0}        0: every item of the table, taken in training or not
+content = ["item_authors"]          item features that the embeddings of its ids hold too
 
 [features.item_year]
 kind = "numeric"
@@ -86,15 +88,17 @@ class ModelConfig:
 class TrainingConfig:
     """The loop.
 
-    patience: epochs without a better validation recall before it stops. uniform_negatives: items drawn evenly
-    from the catalog that every batch is compared with besides its own. popularity_correction: 1 corrects for
-    how often an item is drawn as a negative, 0 does not. feature_dropout: chance that a feature of a user or
-    an item is made missing in an example, so that the towers learn to do without it. validation_share,
-    test_share: of users.
+    patience: epochs without a better validation recall before it stops. stopping_k: the K of that recall@K;
+    choose one far below the number of items, or every model seems perfect. uniform_negatives: items drawn
+    evenly from the catalog that every batch is compared with besides its own. popularity_correction: 1
+    corrects for how often an item is drawn as a negative, 0 does not. feature_dropout: chance that a feature
+    of a user or an item is made missing in an example, so that the towers learn to do without it.
+    validation_share, test_share: of users.
     """
 
     epochs: int = 30
     patience: int = 4
+    stopping_k: int = 100
     batch_size: int = 512
     learning_rate: float = 0.003
     weight_decay: float = 0.0
@@ -120,6 +124,7 @@ class FeatureConfig:
 
     transform: its type, or with its numbers when they are given. missing_value: of the rule "constant".
     vocabulary: given, or the rule to measure it by; None when the feature is hashed into `buckets`.
+    content: of a history: item features that are part of the embeddings of its item ids.
     table: name of the embedding table. embedding: columns of it.
     """
 
@@ -137,6 +142,7 @@ class FeatureConfig:
     history: bool = False
     embedding: int = 0
     table: str = ""
+    content: tuple[str, ...] = ()
 
     @property
     def side(self) -> Side:
@@ -200,9 +206,21 @@ def _check_whole(config: TrainConfig) -> None:
             "name it, or set history = true for a feature made of the user's earlier interactions"
         )
     tables: dict[str, FeatureConfig] = {}
+    by_name = {feature.name: feature for feature in config.side("item")}
     for feature in config.features:
         if feature.kind == "numeric":
             continue
+        for name in feature.content:
+            other = by_name.get(name)
+            if (
+                other is None
+                or other.kind not in ("categorical", "multi_value")
+                or other.table == feature.table
+            ):
+                raise ConfigError(
+                    f"features.{feature.name}.content names {name!r}, which is not a categorical or "
+                    "multi_value feature of the items with a table of its own"
+                )
         first = tables.setdefault(feature.table, feature)
         if (first.vocabulary, first.buckets, first.embedding) != (
             feature.vocabulary,
@@ -250,6 +268,7 @@ def _model(body: dict[str, Any]) -> ModelConfig:
 _TRAINING_RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 100_000),
     "patience": (1, 100_000),
+    "stopping_k": (1, 1_000_000),
     "batch_size": (2, 65_536),
     "learning_rate": (1e-7, 10.0),
     "weight_decay": (0.0, 10.0),
@@ -294,10 +313,15 @@ def _feature(name: str, data: object, embedding: int) -> FeatureConfig:
         clip = _clip(body.get("clip"), f"{where}.clip")
         return FeatureConfig(name, kind, column, missing, value, transform, clip)
     allowed = _ID_KEYS if kind == "categorical" else _LIST_KEYS
-    _known(body, allowed | ({"history"} if kind == "sequence" else set()), where)
+    _known(body, allowed | ({"history", "content"} if kind == "sequence" else set()), where)
     history = body.get("history", False)
     if not isinstance(history, bool) or (history and name.startswith("item_")):
         raise ConfigError(f"{where}.history must be true or false, and only a user has a history")
+    content = body.get("content", [])
+    if not isinstance(content, list) or (content and not history):
+        raise ConfigError(
+            f"{where}.content must be a list of item features, of a feature with history = true"
+        )
     separator = body.get("separator")
     if separator is not None and (not isinstance(separator, str) or not separator):
         raise ConfigError(f"{where}.separator must be text, such as ', '")
@@ -316,6 +340,7 @@ def _feature(name: str, data: object, embedding: int) -> FeatureConfig:
         history=history,
         embedding=_whole(body.get("embedding", embedding), 1, 4_096, f"{where}.embedding"),
         table=str(body.get("table", name)),
+        content=tuple(str(other) for other in content),
     )
 
 
@@ -341,7 +366,7 @@ def _values(
     _known(rule, ("min_count", "max_size"), f"{where}.vocabulary")
     return (
         VocabularyRule(
-            _whole(rule.get("min_count", 1), 1, 2**31, f"{where}.vocabulary.min_count"),
+            _whole(rule.get("min_count", 1), 0, 2**31, f"{where}.vocabulary.min_count"),
             _whole(rule.get("max_size", 100_000), 1, 10_000_000, f"{where}.vocabulary.max_size"),
         ),
         None,

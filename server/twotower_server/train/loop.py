@@ -19,9 +19,6 @@ from twotower_server.train.inputs import Inputs
 from twotower_server.train.loss import AccidentalHits, in_batch_softmax, log_expected_draws
 from twotower_server.train.model import Tower, similarity_matrix
 
-# Which recall decides. As many as are usually fetched before a ranker.
-STOPPING_K = 100
-
 Report = Callable[[str], None]
 
 
@@ -127,13 +124,14 @@ def train_towers(
             losses.append(loss.item())
         if not np.isfinite(losses).all():
             raise TrainingFailed(f"the loss is not finite in epoch {epoch}; lower training.learning_rate")
-        recall = ranks(user_tower, item_tower, interactions, validation, items).recall(STOPPING_K)
+        recall = ranks(user_tower, item_tower, interactions, validation, items).recall(training.stopping_k)
         better = stopping.better(recall)
         if better:
             best = copy.deepcopy(towers.state_dict())
         report(
-            f"epoch {epoch:>3}/{training.epochs}  loss {np.mean(losses):.4f}  validation recall@{STOPPING_K} "
-            f"{recall:.4f}{' *' if better else '  '}  {time.monotonic() - started:.1f} s"
+            f"epoch {epoch:>3}/{training.epochs}  loss {np.mean(losses):.4f}  "
+            f"validation recall@{training.stopping_k} {recall:.4f}{' *' if better else '  '}  "
+            f"{time.monotonic() - started:.1f} s"
         )
     towers.load_state_dict(best)
     towers.eval()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from twotower_server.features.schema import Feature, TowerSchema
 from twotower_server.features.transform import NumericTransform
 from twotower_server.train.config import ModelConfig
+from twotower_server.train.content import ContentEmbedding
 
 # Keeps the division by a length finite for a zero vector.
 _EPSILON = 1e-12
@@ -76,7 +77,7 @@ class Tower(nn.Module):  # type: ignore[misc]
     def __init__(
         self,
         schema: TowerSchema,
-        tables: Mapping[str, nn.Embedding],
+        tables: Mapping[str, nn.Module],
         numeric: NDArray[np.float32] | None,
         config: ModelConfig,
     ) -> None:
@@ -98,6 +99,12 @@ class Tower(nn.Module):  # type: ignore[misc]
             width = hidden
         self.layers = nn.Sequential(*layers, nn.Linear(width, config.dimension))
 
+    def bake(self) -> None:
+        """Replaces embeddings that are sums by plain ones of the same vectors; training ends with it."""
+        for i, embedding in enumerate(self.embeddings):
+            if isinstance(embedding, ContentEmbedding):
+                self.embeddings[i] = embedding.baked()
+
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         parts = [] if self.numeric is None else [self.numeric(inputs["numeric"])]
         column = weight_column = 0
@@ -117,13 +124,13 @@ class Tower(nn.Module):  # type: ignore[misc]
 
 def make_tables(
     schemas: tuple[TowerSchema, TowerSchema], table_of: Mapping[str, str], width: Mapping[str, int]
-) -> dict[str, nn.Embedding]:
+) -> dict[str, nn.Module]:
     """An embedding a feature with ids, by its name; features of one table get the same. Row 0, padding, is
     zero.
 
     table_of: the table of each feature. width: columns of each feature's embedding.
     """
-    tables: dict[str, nn.Embedding] = {}
+    tables: dict[str, nn.Module] = {}
     for schema in schemas:
         for feature in schema.categorical:
             table = table_of[feature.name]
@@ -137,7 +144,7 @@ def make_tables(
 
 
 def similarity_matrix(users: Tensor, items: Tensor) -> Tensor:
-    """float32 [n, D], [m, D] → [n, m]. Cosine towers give unit vectors, so both similarities are a product."""
+    """float32 [n, D], [m, D] → [n, m]. Cosine towers give unit vectors: both similarities are a product."""
     return users @ items.T
 
 

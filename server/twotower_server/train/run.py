@@ -27,6 +27,7 @@ from twotower_server.release.format import ITEM_TOWER, SCHEMA, USER_TOWER
 from twotower_server.release.model import MODEL, MODEL_FORMAT, USERS
 from twotower_server.train.calibrate import fit_calibration
 from twotower_server.train.config import TrainConfig
+from twotower_server.train.content import ContentEmbedding, content_ids
 from twotower_server.train.data import (
     Entities,
     Indices,
@@ -56,13 +57,14 @@ class Metrics:
     """Measured on the test users, whom neither the weights nor the stopping have seen.
 
     recall, popularity_recall: by K, of the model and of showing everybody the most popular items.
+    validation_recall: of the validation users, at training.stopping_k.
     parity: the largest difference of an element between PyTorch and ONNX.
     """
 
     test_users: int
     recall: Mapping[str, float]
     popularity_recall: Mapping[str, float]
-    validation_recall_at_100: float
+    validation_recall: float
     parity: float
 
 
@@ -109,6 +111,8 @@ def train(config: TrainConfig, out: Path, report: Report = print) -> Metrics:
         (config.model, config.training),
         report,
     )
+    user_tower.bake()
+    item_tower.bake()
     found = ranks(user_tower, item_tower, data.interactions, data.test, data.item_inputs)
     popular = popularity_ranks(data.interactions, data.test.which, data.item_counts)
     report(f"best epoch {trained.best_epoch}; on {len(data.test.which):,} test users:")
@@ -212,11 +216,21 @@ def _read(config: TrainConfig, report: Report) -> _Data:
 
 def _towers(config: TrainConfig, data: _Data) -> tuple[Tower, Tower]:
     with_ids = [f for f in config.features if f.kind != "numeric"]
-    tables = make_tables(
+    tables: dict[str, torch.nn.Module] = make_tables(
         (data.schema.user, data.schema.item),
         {f.name: f.table for f in with_ids},
         {f.name: f.embedding for f in with_ids},
     )
+    item_features = {f.name: f for f in data.schema.item.features}
+    for feature in (f for f in with_ids if f.content):
+        in_schema = next(f for f in data.schema.user.features if f.name == feature.name)
+        items = list(zip(data.items.ids, data.items.rows, strict=True))
+        content = [
+            (content_ids(in_schema, data.schema.item, item_features[name], items), tables[name])
+            for name in feature.content
+        ]
+        table = ContentEmbedding(in_schema.table_rows, feature.embedding, content)
+        tables |= {f.name: table for f in with_ids if f.table == feature.table}
     return (
         Tower(data.schema.user, tables, data.train.inputs.numeric(), config.model),
         Tower(data.schema.item, tables, data.item_inputs.numeric(), config.model),

@@ -36,13 +36,16 @@ def measure_schema(
         if not isinstance(feature.vocabulary, VocabularyRule):
             continue
         if feature.history:
-            counts = Counter({item_ids[i]: item_counts[i] for i in seen})
+            # With a least count of 0 the items that nobody took belong to it too.
+            counts = Counter(dict(zip(item_ids, item_counts, strict=True)))
         elif feature.side == "user":
             counts = _count(feature.name, users, [1] * len(users))
         else:
             counts = _count(feature.name, occurring, weights)
         # Features that share a table see the same values: the most that one of them saw counts.
-        values[feature.table] = values.get(feature.table, Counter()) | counts
+        held = values.setdefault(feature.table, Counter())
+        for value, count in counts.items():
+            held[value] = max(held[value], count)
 
     def side(name: Side, rows: Sequence[Row]) -> dict[str, Any]:
         features = [_to_json(feature, rows, values) for feature in config.side(name)]
