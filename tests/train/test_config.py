@@ -82,6 +82,12 @@ def test_the_command_line_wins_and_data_names_the_folder(tmp_path: Path) -> None
             "share the table 'item_kind'",
         ),
         (BASE.replace("true", 'true\ncontent = ["item_price"]'), "content names 'item_price'"),
+        (
+            BASE.replace("true", 'true\ntable = "t"\ncontent = ["item_kind"]')
+            + '[features.item_b]\nkind = "categorical"\n[features.user_b]\nkind = "sequence"\n'
+            + 'history = true\ntable = "t"\ncontent = ["item_b"]\n',
+            "their content must be the same",
+        ),
         ('[data]\nitems = "t.csv"\n', "data.interactions must name a file"),
         ('[data]\nitems = "t.csv"\ninteractions = "i.csv"\n', "no feature of the user is declared"),
         ("data = [", "is not TOML"),

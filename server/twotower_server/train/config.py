@@ -206,6 +206,7 @@ def _check_whole(config: TrainConfig) -> None:
             "name it, or set history = true for a feature made of the user's earlier interactions"
         )
     tables: dict[str, FeatureConfig] = {}
+    contents: dict[str, FeatureConfig] = {}
     by_name = {feature.name: feature for feature in config.side("item")}
     for feature in config.features:
         if feature.kind == "numeric":
@@ -221,6 +222,12 @@ def _check_whole(config: TrainConfig) -> None:
                     f"features.{feature.name}.content names {name!r}, which is not a categorical or "
                     "multi_value feature of the items with a table of its own"
                 )
+        holder = contents.setdefault(feature.table, feature) if feature.content else feature
+        if holder.content != feature.content:
+            raise ConfigError(
+                f"features.{feature.name} and features.{holder.name} share the table {feature.table!r}, so "
+                "their content must be the same"
+            )
         first = tables.setdefault(feature.table, feature)
         if (first.vocabulary, first.buckets, first.embedding) != (
             feature.vocabulary,
