@@ -50,6 +50,7 @@ def test_the_members_are_frozen() -> None:
         "AccessDenied",
         "AsyncClient",
         "AsyncPinnedClient",
+        "Attribute",
         "BatchScores",
         "CacheMode",
         "Cancelled",

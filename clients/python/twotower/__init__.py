@@ -33,7 +33,7 @@ from twotower._errors import (
     Unimplemented,
 )
 from twotower._feature import FeatureValue, item, user
-from twotower._filter import all_of, any_of, not_, where
+from twotower._filter import Attribute, all_of, any_of, not_, where
 from twotower._request import score_request
 from twotower._result import (
     BatchScores,
@@ -64,6 +64,7 @@ __all__ = [
     "AccessDenied",
     "AsyncClient",
     "AsyncPinnedClient",
+    "Attribute",
     "BatchScores",
     "CacheMode",
     "Cancelled",

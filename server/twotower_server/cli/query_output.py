@@ -1,0 +1,171 @@
+"""What `twotower query` prints: tables for people, one JSON document for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+import twotower
+
+_PIPE_WIDTH = 10_000  # a pipe has no width; rich would cut ids at column 80
+_VALUES_IN_A_LINE = 8
+
+
+def show_user(embedding: twotower.UserEmbedding, as_json: bool) -> None:
+    """The vector of one user, with its norm."""
+    if as_json:
+        values = _shortest(embedding.values)
+        return _print_json({**_served(embedding), "dimension": len(values), "values": values})
+    console = _console()
+    norm = float(np.linalg.norm(embedding.values))
+    console.print(f"{_origin(embedding)} · dimension {len(embedding.values)} · norm {norm:.4f}")
+    _print_values(console, embedding.values)
+
+
+def show_items(embeddings: twotower.ItemEmbeddings, item_ids: Sequence[str], as_json: bool) -> None:
+    """The vectors of items; of a new one when there are no ids."""
+    vectors = [embeddings[position] for position in range(len(embeddings))]
+    names = item_ids or ["(new item)"] * len(vectors)
+    if as_json:
+        items = [
+            {
+                **({"item_id": item_id} if item_ids else {}),
+                "missing": vector is None,
+                "values": None if vector is None else _shortest(vector.values),
+            }
+            for item_id, vector in zip(names, vectors, strict=True)
+        ]
+        return _print_json({"release": embeddings.release, "items": items})
+    console = _console()
+    console.print(f"release {embeddings.release} · dimension {embeddings.matrix.shape[1]}")
+    for item_id, vector in zip(names, vectors, strict=True):
+        if vector is None:
+            console.print(f"{item_id}: not in the catalog")
+        else:
+            console.print(f"{item_id}: norm {float(np.linalg.norm(vector.values)):.4f}")
+            _print_values(console, vector.values)
+
+
+def show_scores(scores: twotower.Scores, as_json: bool) -> None:
+    """The candidates, best first; those that the catalog lacks at the end."""
+    missing = set(scores.missing_indices.tolist())
+    order = scores.order().tolist()
+    values, similarities = _shortest(scores.scores), _shortest(scores.similarities)
+    if as_json:
+        items = [
+            {
+                "item_id": scores.item_ids[position],
+                "score": values[position],
+                "similarity": None if position in missing else similarities[position],
+                "missing": position in missing,
+            }
+            for position in order
+        ]
+        return _print_json({**_served(scores), "items": items})
+    table = _table("#", "item", "score", "similarity")
+    for rank, position in enumerate(order, start=1):
+        item_id = scores.item_ids[position]
+        if position in missing:
+            table.add_row("", item_id, "not in the catalog", "")
+        else:
+            table.add_row(str(rank), item_id, f"{values[position]:.4f}", f"{similarities[position]:.4f}")
+    console = _console()
+    console.print(_origin(scores))
+    console.print(table)
+
+
+def show_recommendations(
+    recommendations: twotower.Recommendations, attributes: Sequence[str], as_json: bool
+) -> None:
+    """The items, best first, with a column for each of the attributes."""
+    values, similarities = _shortest(recommendations.scores), _shortest(recommendations.similarities)
+    if as_json:
+        items = [
+            {
+                "item_id": item.item_id,
+                "score": score,
+                "similarity": similarity,
+                "attributes": dict(item.attributes),
+            }
+            for item, score, similarity in zip(recommendations.items, values, similarities, strict=True)
+        ]
+        return _print_json({**_served(recommendations), "items": items})
+    table = _table("#", "item", *attributes, "score", "similarity", numbers=("#", "score", "similarity"))
+    for rank, (item, score, similarity) in enumerate(
+        zip(recommendations.items, values, similarities, strict=True), start=1
+    ):
+        cells = [_cell(item.attributes.get(name)) for name in attributes]
+        table.add_row(str(rank), item.item_id, *cells, f"{score:.4f}", f"{similarity:.4f}")
+    console = _console()
+    console.print(_origin(recommendations))
+    if recommendations.items:
+        console.print(table)
+    else:
+        console.print("No item matches; loosen the filter or the exclusions.")
+
+
+def _served(result: twotower.UserEmbedding | twotower.Scores | twotower.Recommendations) -> dict[str, Any]:
+    use = result.feature_use
+    return {
+        "release": result.release,
+        "source": result.source.name.lower(),
+        "age_ms": result.age_ms,
+        "feature_use": use and {"used": use.used, "missing": use.missing, "unknown": use.unknown},
+    }
+
+
+def _origin(result: twotower.UserEmbedding | twotower.Scores | twotower.Recommendations) -> str:
+    age = "" if result.age_ms is None else f", {result.age_ms} ms old"
+    line = f"release {result.release} · user vector {result.source.name.lower()}{age}"
+    use = result.feature_use
+    return f"{line} · features: {use.used} used, {use.missing} missing, {use.unknown} unknown" if use else line
+
+
+def _cell(value: str | float | bool | tuple[str, ...] | None) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case tuple():
+            return ", ".join(value)
+        case float():
+            return f"{value:.15g}"
+    return str(value)
+
+
+def _table(*columns: str, numbers: Sequence[str] = ("#", "score", "similarity")) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for position, column in enumerate(columns):
+        # An attribute may be called score, too; only the outer columns are the server's.
+        outer = position == 0 or position >= len(columns) - 2
+        table.add_column(column, justify="right" if outer and column in numbers else "left", overflow="fold")
+    return table
+
+
+def _print_values(console: Console, values: np.ndarray[Any, Any]) -> None:
+    for start in range(0, len(values), _VALUES_IN_A_LINE):
+        line = values[start : start + _VALUES_IN_A_LINE]
+        console.print("  " + " ".join(f"{value:9.5f}" for value in line))
+
+
+def _console() -> Console:
+    # Ids and titles are data: no markup, no emoji names, no colours by their look.
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    return Console(width=width, markup=False, emoji=False, highlight=False)
+
+
+def _shortest(values: np.ndarray[Any, Any]) -> list[float]:
+    """float32 values by their shortest digits: 0.1, not 0.10000000149011612."""
+    return [float(str(value)) for value in values.astype(np.float32)]
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    print(json.dumps(document, ensure_ascii=False, indent=2))
