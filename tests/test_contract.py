@@ -41,9 +41,7 @@ def test_generated_module_imports(name: str) -> None:
     if name.endswith("_pb2"):
         defined = [*module.DESCRIPTOR.message_types_by_name, *module.DESCRIPTOR.enum_types_by_name]
     else:
-        defined = [
-            symbol for symbol in vars(module) if symbol.endswith(("Stub", "Servicer", "Servicer_to_server"))
-        ]
+        defined = [symbol for symbol in vars(module) if symbol.endswith(("Stub", "Servicer", "Servicer_to_server"))]
     assert defined
     for symbol in defined:
         assert getattr(v1, symbol) is getattr(module, symbol)

@@ -73,9 +73,7 @@ def open_release(config: Config, release: str) -> Snapshot:
         raise ReleaseRefused("its files have changed since they were verified")
     snapshot = Snapshot.open(folder, strict_features=config.strict_features)
     warm_up(snapshot, Golden.load(folder / GOLDEN))
-    log.info(
-        "opened release %s: %d items (%.2f s)", release, snapshot.manifest.items, time.perf_counter() - start
-    )
+    log.info("opened release %s: %d items (%.2f s)", release, snapshot.manifest.items, time.perf_counter() - start)
     return snapshot
 
 

@@ -92,9 +92,7 @@ def _count(low: int, high: int = 2**31 - 1) -> Callable[[object], int]:
 
 def _seconds(value: object) -> float:
     try:
-        seconds = (
-            float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-        )
+        seconds = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
@@ -135,9 +133,7 @@ def _default_data() -> Path:
 class Config:
     """Everything that the server can be told. Raises ConfigError for a value that is out of range."""
 
-    releases: Path = field(
-        metadata=_meta("folder of releases; its file `active` names the one to serve", _path, "DIR")
-    )
+    releases: Path = field(metadata=_meta("folder of releases; its file `active` names the one to serve", _path, "DIR"))
     listen: Address = field(
         default=Address("", 50051),
         metadata=_meta(
@@ -146,9 +142,7 @@ class Config:
             "HOST:PORT",
         ),
     )
-    workers: int = field(
-        default=1, metadata=_meta("worker processes; all share the port", _count(1, 256), "N")
-    )
+    workers: int = field(default=1, metadata=_meta("worker processes; all share the port", _count(1, 256), "N"))
     data: Path = field(
         default_factory=_default_data,
         metadata=_meta("this machine's own folder: records which releases it has verified", _path, "DIR"),
@@ -157,35 +151,21 @@ class Config:
         default=20.0,
         metadata=_meta("when stopped, let calls in flight finish for this long", _seconds, "SECONDS"),
     )
-    strict_features: bool = field(
-        default=False, metadata=_meta("refuse feature names that the schema lacks", _switch)
-    )
-    reflection: bool = field(
-        default=True, metadata=_meta("gRPC server reflection, for grpcurl and the like", _switch)
-    )
+    strict_features: bool = field(default=False, metadata=_meta("refuse feature names that the schema lacks", _switch))
+    reflection: bool = field(default=True, metadata=_meta("gRPC server reflection, for grpcurl and the like", _switch))
     tls_certificate: Path | None = field(
         default=None,
-        metadata=_meta(
-            "PEM of the server's certificate chain; with --tls-key, serve TLS only", _path, "FILE"
-        ),
+        metadata=_meta("PEM of the server's certificate chain; with --tls-key, serve TLS only", _path, "FILE"),
     )
-    tls_key: Path | None = field(
-        default=None, metadata=_meta("PEM of the certificate's private key", _path, "FILE")
-    )
+    tls_key: Path | None = field(default=None, metadata=_meta("PEM of the certificate's private key", _path, "FILE"))
     verifier_memory_mib: int = field(
         default=0,
-        metadata=_meta(
-            "memory that verifying a release may take; 0 = half of the machine's", _count(0, 2**24), "MIB"
-        ),
+        metadata=_meta("memory that verifying a release may take; 0 = half of the machine's", _count(0, 2**24), "MIB"),
     )
     limit_users: int = field(default=10_000, metadata=_meta("users of one batch", _count(1), "N"))
-    limit_items: int = field(
-        default=10_000, metadata=_meta("candidates of a Score, items of a batch", _count(1), "N")
-    )
+    limit_items: int = field(default=10_000, metadata=_meta("candidates of a Score, items of a batch", _count(1), "N"))
     limit_k: int = field(default=10_000, metadata=_meta("results of a search", _count(1), "N"))
-    limit_exclusions: int = field(
-        default=10_000, metadata=_meta("items that a search leaves out", _count(1), "N")
-    )
+    limit_exclusions: int = field(default=10_000, metadata=_meta("items that a search leaves out", _count(1), "N"))
     limit_features: int = field(default=2_000, metadata=_meta("features of one user or item", _count(1), "N"))
     limit_id_bytes: int = field(default=512, metadata=_meta("UTF-8 bytes of an id", _count(1, 65_536), "N"))
     limit_request_bytes: int = field(
@@ -201,9 +181,7 @@ class Config:
     )
     log_level: str = field(
         default="info",
-        metadata=_meta(
-            "debug, info, warning or error", _choice("debug", "info", "warning", "error"), "LEVEL"
-        ),
+        metadata=_meta("debug, info, warning or error", _choice("debug", "info", "warning", "error"), "LEVEL"),
     )
     log_format: str = field(default="text", metadata=_meta("text or json", _choice("text", "json"), "FORMAT"))
 
@@ -213,17 +191,13 @@ class Config:
             if value is not None:
                 object.__setattr__(self, option.name, _parse(option, value, option.name))
         if (self.tls_certificate is None) != (self.tls_key is None):
-            given, lacking = (
-                ("tls_certificate", "tls_key") if self.tls_key is None else ("tls_key", "tls_certificate")
-            )
+            given, lacking = ("tls_certificate", "tls_key") if self.tls_key is None else ("tls_key", "tls_certificate")
             raise ConfigError(f"{given} is set without {lacking}: {flag(lacking)} names the other half")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `Config(**values)` reads back, for another process."""
         values = {option.name: getattr(self, option.name) for option in dataclasses.fields(self)}
-        return {
-            name: str(value) if isinstance(value, Path | Address) else value for name, value in values.items()
-        }
+        return {name: str(value) if isinstance(value, Path | Address) else value for name, value in values.items()}
 
 
 OPTIONS = dataclasses.fields(Config)
@@ -266,9 +240,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
             found[option.name] = flags[option.name], flag(option.name)
     if "releases" not in found:
         raise ConfigError("no folder of releases is named: add --releases DIR, or set TWOTOWER_RELEASES")
-    return Config(
-        **{option.name: _parse(option, *found[option.name]) for option in OPTIONS if option.name in found}
-    )
+    return Config(**{option.name: _parse(option, *found[option.name]) for option in OPTIONS if option.name in found})
 
 
 def _parse(option: dataclasses.Field[Any], value: object, source: str) -> Any:

@@ -1,6 +1,6 @@
 """What the domain refuses, and why.
 
-The domain raises these and knows nothing of gRPC; `rpc/status.py` holds the one table that turns a reason into a status.
+The domain raises these and knows nothing of gRPC; `rpc/status.py` holds the one table of reasons and statuses.
 
     TwoTowerError
     ├── Refused            a request, or one entry of it, that cannot be served: carries the contract's reason

@@ -12,8 +12,8 @@ import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from running import Server
 
+from tests.supervisor.running import Server
 from twotower_server.features.schema import Schema
 from twotower_server.release.build import Recipe, build_release
 
@@ -52,8 +52,7 @@ def built_releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     user, item = ["user_age", "user_ctr"], ["item_price", "item_ctr"]
     sides = {"user": user, "item": item}
     schema = {
-        side: {"transforms": "server", "features": [_feature(name) for name in names]}
-        for side, names in sides.items()
+        side: {"transforms": "server", "features": [_feature(name) for name in names]} for side, names in sides.items()
     }
     Schema.from_json({"format": 1, **schema}).dump(model / "schema.json")
     _tower(model / "user_tower.onnx", len(user), seed=1)

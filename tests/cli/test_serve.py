@@ -13,9 +13,9 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from running import PATIENCE_S, Server, alive, until
 
 import twotower
+from tests.supervisor.running import PATIENCE_S, Server, alive, until
 
 StartServer = Callable[..., Server]
 
@@ -146,9 +146,7 @@ def test_tls(start_server: StartServer, tmp_path: Path) -> None:
 
 def test_a_certificate_that_is_none(start_server: StartServer, tmp_path: Path) -> None:
     (tmp_path / "no.pem").write_text("no certificate")
-    server = start_server(
-        "--tls-certificate", str(tmp_path / "no.pem"), "--tls-key", str(tmp_path / "no.pem")
-    )
+    server = start_server("--tls-certificate", str(tmp_path / "no.pem"), "--tls-key", str(tmp_path / "no.pem"))
     assert server.ended() == 2
     assert "--tls-certificate" in server.log()
     assert "Traceback" not in server.log()
@@ -158,9 +156,7 @@ def test_a_second_server_on_the_port_is_refused(start_server: StartServer) -> No
     ready = start_server().ready()
     second = start_server("--listen", f":{ready['port']}")
     assert second.ended() == 4
-    assert second.log().startswith(
-        f"twotower serve: port {ready['port']} is in use by another twotower server"
-    )
+    assert second.log().startswith(f"twotower serve: port {ready['port']} is in use by another twotower server")
 
 
 def test_a_changed_byte_is_refused(start_server: StartServer, own_releases: Path) -> None:

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 import twotower
-from scripted import BlockingAsyncClient, ScriptedServer, ServerFactory, servicer_of
+from tests.client.scripted import BlockingAsyncClient, ScriptedServer, ServerFactory, servicer_of
 from twotower import v1
 
 

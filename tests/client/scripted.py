@@ -87,9 +87,7 @@ class ScriptedServer:
 
 
 def servicer_of(script: ScriptedServer) -> v1.TwoTowerServiceServicer:
-    methods = {
-        rpc: (lambda self, request, context, rpc=rpc: script.handle(rpc, request, context)) for rpc in RPCS
-    }
+    methods = {rpc: (lambda self, request, context, rpc=rpc: script.handle(rpc, request, context)) for rpc in RPCS}
     servicer: v1.TwoTowerServiceServicer = type("Scripted", (v1.TwoTowerServiceServicer,), methods)()
     return servicer
 

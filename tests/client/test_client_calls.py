@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import twotower
-from scripted import ScriptedServer, refuse
+from tests.client.scripted import ScriptedServer, refuse
 from twotower import CacheMode, Embedding, Source, v1, where
 
 OpenClient = Callable[..., Any]
@@ -77,9 +77,7 @@ def test_batch_get_user_embeddings(scripted: ScriptedServer, open_client: OpenCl
     scripted.answer("BatchGetUserEmbeddings", response)
     users = [twotower.user(f"u{i}", age=i) for i in range(3)]
     result = open_client(scripted.target).batch_get_user_embeddings(users)
-    assert scripted.requests == [
-        v1.BatchGetUserEmbeddingsRequest(users=users, encoding=v1.EMBEDDING_ENCODING_MATRIX)
-    ]
+    assert scripted.requests == [v1.BatchGetUserEmbeddingsRequest(users=users, encoding=v1.EMBEDDING_ENCODING_MATRIX)]
     assert len(result) == 3 and result.matrix.dtype == np.float32
     assert result.matrix.tolist() == [[1, 2], [0, 0], [3, 4]]
     assert result.releases == ("r1", "r2") and result.release_indices.tolist() == [0, 0, 1]
@@ -105,9 +103,7 @@ def test_the_matrix_is_not_copied(scripted: ScriptedServer, open_client: OpenCli
     result.raise_for_problems()
 
 
-def test_lists_that_the_server_leaves_out_are_filled(
-    scripted: ScriptedServer, open_client: OpenClient
-) -> None:
+def test_lists_that_the_server_leaves_out_are_filled(scripted: ScriptedServer, open_client: OpenClient) -> None:
     scripted.answer(
         "BatchGetUserEmbeddings",
         v1.BatchGetUserEmbeddingsResponse(matrix=matrix([[1, 2], [3, 4]]), releases=["r1"]),
@@ -154,9 +150,7 @@ def test_get_item_embedding(scripted: ScriptedServer, open_client: OpenClient) -
 
 
 def test_batch_get_item_embeddings(scripted: ScriptedServer, open_client: OpenClient) -> None:
-    response = v1.BatchGetItemEmbeddingsResponse(
-        matrix=matrix([[1, 2], [0, 0]]), release="r1", missing_indices=[1]
-    )
+    response = v1.BatchGetItemEmbeddingsResponse(matrix=matrix([[1, 2], [0, 0]]), release="r1", missing_indices=[1])
     scripted.answer("BatchGetItemEmbeddings", response)
     client = open_client(scripted.target)
     by_id = client.batch_get_item_embeddings(["i1", "nope"])
@@ -188,9 +182,7 @@ SCORES = v1.ScoreResponse(
 def test_score(scripted: ScriptedServer, open_client: OpenClient) -> None:
     scripted.answer("Score", SCORES)
     scores = open_client(scripted.target).score(USER, ["a", "nope", "b", "c"], require_all=True)
-    assert scripted.requests == [
-        v1.ScoreRequest(user=USER, item_ids=["a", "nope", "b", "c"], require_all=True)
-    ]
+    assert scripted.requests == [v1.ScoreRequest(user=USER, item_ids=["a", "nope", "b", "c"], require_all=True)]
     assert len(scores) == 4 and scores.scores.dtype == np.float32
     assert scores.scores.tolist() == [1, 0, 1, 0.25] and scores.similarities.tolist() == [20, 0, 21, -3]
     assert scores.missing_ids == ("nope",) and scores.item_ids == ("a", "nope", "b", "c")
@@ -206,9 +198,7 @@ def test_equal_similarities_are_ordered_by_id(scripted: ScriptedServer, open_cli
     assert client.score(USER, item_keys=[5, 6, 7]).order().tolist() == [2, 0, 1]
 
 
-def test_score_with_a_vector_and_the_other_candidates(
-    scripted: ScriptedServer, open_client: OpenClient
-) -> None:
+def test_score_with_a_vector_and_the_other_candidates(scripted: ScriptedServer, open_client: OpenClient) -> None:
     problem = v1.Problem(index=0, code=3, reason=v1.ERROR_REASON_VALUE_NOT_FINITE, field="items[0]")
     response = v1.ScoreResponse(scores=[0.0], similarities=[0.0], problems=[problem])
     scripted.answer("Score", response)
@@ -226,9 +216,7 @@ def test_score_with_a_vector_and_the_other_candidates(
         scores.raise_for_problems()
 
 
-def test_a_vector_that_came_back_routes_the_next_call(
-    scripted: ScriptedServer, open_client: OpenClient
-) -> None:
+def test_a_vector_that_came_back_routes_the_next_call(scripted: ScriptedServer, open_client: OpenClient) -> None:
     embedding = v1.Embedding(values=[0.5, -0.25], release="r1")
     scripted.answer("GetUserEmbedding", v1.GetUserEmbeddingResponse(embedding=embedding, release="r1"))
     scripted.answer("Recommend", v1.RecommendResponse())
@@ -327,9 +315,7 @@ def test_search_items(scripted: ScriptedServer, open_client: OpenClient) -> None
     client.search_items(item, release="r7")
     assert scripted.requests == [
         v1.SearchItemsRequest(item_id="i1", k=5, return_attributes=["title"]),
-        v1.SearchItemsRequest(
-            embedding=v1.Embedding(values=[0.5, -0.25], release="r2"), exclude_item_ids=["i1"]
-        ),
+        v1.SearchItemsRequest(embedding=v1.Embedding(values=[0.5, -0.25], release="r2"), exclude_item_ids=["i1"]),
         v1.SearchItemsRequest(item=item, release="r7"),
     ]
     assert result.item_ids == ("i1", "i2") and result.release == "r1"

@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 import twotower
-from scripted import ScriptedServer, ServerFactory
+from tests.client.scripted import ScriptedServer, ServerFactory
 from twotower import Tls, v1
 
 OpenClient = Callable[..., Any]
@@ -21,18 +21,14 @@ USER = twotower.user("u1", age=34)
 GOOD = v1.ScoreResponse(release="r1")
 
 
-def test_a_request_over_the_limit_is_not_tried_again(
-    scripted: ScriptedServer, open_client: OpenClient
-) -> None:
+def test_a_request_over_the_limit_is_not_tried_again(scripted: ScriptedServer, open_client: OpenClient) -> None:
     client = open_client(scripted.target)
     with pytest.raises(twotower.ResourceExhausted, match="larger than max") as caught:
         client.score(USER, ["x" * 1000] * 5000)
     assert not isinstance(caught.value, twotower.Overloaded) and scripted.requests == []
 
 
-def test_a_response_over_the_limit_is_not_tried_again(
-    scripted: ScriptedServer, open_client: OpenClient
-) -> None:
+def test_a_response_over_the_limit_is_not_tried_again(scripted: ScriptedServer, open_client: OpenClient) -> None:
     scripted.answer("Score", v1.ScoreResponse(release="x" * 5_000_000))
     with pytest.raises(twotower.ResourceExhausted, match="larger than max"):
         open_client(scripted.target).score(USER, ["i1"])
@@ -108,9 +104,7 @@ def test_tls(secure: ScriptedServer, open_client: OpenClient, authority: Authori
         assert open_client(secure.target, tls=tls).score(USER, ["i1"]).release == "r1"
 
 
-def test_a_server_of_another_authority_is_not_trusted(
-    secure: ScriptedServer, open_client: OpenClient
-) -> None:
+def test_a_server_of_another_authority_is_not_trusted(secure: ScriptedServer, open_client: OpenClient) -> None:
     for tls in Tls(root_certificates=Authority().root), Tls():
         with pytest.raises(twotower.Unavailable):
             open_client(secure.target, tls=tls).score(USER, ["i1"])
@@ -130,9 +124,7 @@ def test_the_name_in_the_certificate_can_differ(
     assert open_client(scripted.target, tls=tls).score(USER, ["i1"]).release == "r1"
 
 
-def test_a_client_certificate(
-    authority: Authority, start_scripted: ServerFactory, open_client: OpenClient
-) -> None:
+def test_a_client_certificate(authority: Authority, start_scripted: ServerFactory, open_client: OpenClient) -> None:
     credentials = grpc.ssl_server_credentials([authority.issue("localhost")], authority.root, True)
     scripted = start_scripted(credentials)
     scripted.answer("Score", GOOD)
@@ -148,9 +140,7 @@ def test_half_a_client_certificate_is_refused() -> None:
         Tls(private_key=b"key")
 
 
-def test_a_token_travels_under_tls(
-    secure: ScriptedServer, open_client: OpenClient, authority: Authority
-) -> None:
+def test_a_token_travels_under_tls(secure: ScriptedServer, open_client: OpenClient, authority: Authority) -> None:
     tls = Tls(authority.root)
     open_client(secure.target, tls=tls, token="fixed").score(USER, ["i1"])
     renewed = iter(["first", "second"])
@@ -181,9 +171,7 @@ def test_a_token_never_travels_in_clear_text(open_client: OpenClient) -> None:
 
 
 def test_threads_share_a_client(scripted: ScriptedServer) -> None:
-    scripted.answer(
-        "GetItemEmbedding", lambda request, _: v1.GetItemEmbeddingResponse(release=request.item_id)
-    )
+    scripted.answer("GetItemEmbedding", lambda request, _: v1.GetItemEmbeddingResponse(release=request.item_id))
     with (
         twotower.Client(scripted.target, timeout_s=30, connections=2) as client,
         ThreadPoolExecutor(8) as threads,
@@ -194,9 +182,7 @@ def test_threads_share_a_client(scripted: ScriptedServer) -> None:
 
 
 def test_tasks_share_an_asyncio_client(scripted: ScriptedServer) -> None:
-    scripted.answer(
-        "GetItemEmbedding", lambda request, _: v1.GetItemEmbeddingResponse(release=request.item_id)
-    )
+    scripted.answer("GetItemEmbedding", lambda request, _: v1.GetItemEmbeddingResponse(release=request.item_id))
     names = [f"i{position}" for position in range(200)]
 
     async def call_all() -> list[str]:

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 import twotower
-from scripted import ScriptedServer, refuse
+from tests.client.scripted import ScriptedServer, refuse
 from twotower import v1
 
 OpenClient = Callable[..., Any]
@@ -92,9 +92,7 @@ def test_a_second_mismatch_is_raised(scripted: ScriptedServer, open_client: Open
     assert len(calls(scripted)) == 2
 
 
-def test_a_mismatch_of_one_entry_sends_the_batch_again(
-    scripted: ScriptedServer, open_client: OpenClient
-) -> None:
+def test_a_mismatch_of_one_entry_sends_the_batch_again(scripted: ScriptedServer, open_client: OpenClient) -> None:
     problem = v1.Problem(index=0, code=9, reason=v1.ERROR_REASON_SCHEMA_MISMATCH)
     old = v1.BatchGetUserEmbeddingsResponse(matrix=v1.EmbeddingMatrix(), problems=[problem])
     new = v1.BatchGetUserEmbeddingsResponse(matrix=v1.EmbeddingMatrix(), releases=["r1"])
@@ -106,9 +104,7 @@ def test_a_mismatch_of_one_entry_sends_the_batch_again(
     assert [[user.schema_fingerprint for user in one.users] for one in calls(scripted)] == [[7, 7], [8, 8]]
 
 
-def test_every_request_uses_the_schema_of_its_release(
-    scripted: ScriptedServer, open_client: OpenClient
-) -> None:
+def test_every_request_uses_the_schema_of_its_release(scripted: ScriptedServer, open_client: OpenClient) -> None:
     scripted.answer("GetServingInfo", info("r1", "r2"))
     scripted.answer("BatchScore", v1.BatchScoreResponse(responses=[v1.ScoreResponse()] * 3))
     user, items = twotower.user(age=34), [twotower.item("i1", price=3)]
@@ -125,9 +121,7 @@ def test_every_request_uses_the_schema_of_its_release(
     assert list(sent[0].items[0].dense_features) == [3]
 
 
-def test_a_release_that_is_not_loaded_is_left_to_the_server(
-    scripted: ScriptedServer, open_client: OpenClient
-) -> None:
+def test_a_release_that_is_not_loaded_is_left_to_the_server(scripted: ScriptedServer, open_client: OpenClient) -> None:
     scripted.answer("GetServingInfo", info("r1"))
     scripted.answer("Score", refuse(grpc.StatusCode.FAILED_PRECONDITION, "RELEASE_NOT_LOADED"))
     user = twotower.user(age=34)
@@ -142,9 +136,7 @@ def test_a_call_without_features_fetches_nothing(scripted: ScriptedServer, open_
     assert len(scripted.requests) == 1
 
 
-def test_a_vector_that_the_caller_made_is_sent_as_it_is(
-    scripted: ScriptedServer, open_client: OpenClient
-) -> None:
+def test_a_vector_that_the_caller_made_is_sent_as_it_is(scripted: ScriptedServer, open_client: OpenClient) -> None:
     scripted.answer("GetUserEmbedding", MISMATCH)
     user = v1.User(dense_features=[1, 2], schema_fingerprint=9)
     with pytest.raises(twotower.SchemaMismatch):

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 import twotower
-from scripted import ScriptedServer, ServerFactory, refuse
+from tests.client.scripted import ScriptedServer, ServerFactory, refuse
 from twotower import ErrorReason, v1
 from twotower._errors import error_of
 
@@ -92,18 +92,14 @@ def test_without_a_reason_the_code_chooses(
     assert str(caught.value) == f"{code.name}: a proxy says no"
 
 
-def test_without_trailers_the_leading_reason_counts(
-    scripted: ScriptedServer, open_client: Callable[..., Any]
-) -> None:
+def test_without_trailers_the_leading_reason_counts(scripted: ScriptedServer, open_client: Callable[..., Any]) -> None:
     scripted.answer("Recommend", refuse(Code.FAILED_PRECONDITION, message="RELEASE_MISMATCH: r1, not r2"))
     with pytest.raises(twotower.ReleaseMismatch) as caught:
         open_client(scripted.target).recommend(USER)
     assert caught.value.message == "r1, not r2" and caught.value.reason is ErrorReason.RELEASE_MISMATCH
 
 
-def test_trailers_of_another_domain_do_not_count(
-    scripted: ScriptedServer, open_client: Callable[..., Any]
-) -> None:
+def test_trailers_of_another_domain_do_not_count(scripted: ScriptedServer, open_client: Callable[..., Any]) -> None:
     scripted.answer("Recommend", refuse(Code.NOT_FOUND, "OVERLOADED_ROUTE", domain="proxy.example"))
     with pytest.raises(twotower.NotFound) as caught:
         open_client(scripted.target).recommend(USER)

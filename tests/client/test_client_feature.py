@@ -24,7 +24,7 @@ def test_values_go_to_the_map_of_their_kind() -> None:
         premium=True,
         returning=np.bool_(False),
         recent_clicks=["i7", "i9"],
-        shelf=[12, np.int32(7)],
+        shelf=np.array([12, 7], np.int32),
         tags=np.array(["a", "b"]),
         cart=(),
         feature_version="v7",

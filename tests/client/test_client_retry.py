@@ -11,7 +11,7 @@ import grpc_testing
 import pytest
 
 import twotower
-from scripted import ScriptedServer, refuse, trailers_of
+from tests.client.scripted import ScriptedServer, refuse, trailers_of
 from twotower import ErrorReason, RetryPolicy, v1
 from twotower._errors import error_of
 from twotower._retry import Attempts, Deadline
@@ -49,9 +49,7 @@ def test_a_passing_refusal_is_tried_again(
         refuse(Code.ABORTED),
     ],
 )
-def test_any_other_refusal_is_final(
-    scripted: ScriptedServer, open_client: Callable[..., Any], refusal: Any
-) -> None:
+def test_any_other_refusal_is_final(scripted: ScriptedServer, open_client: Callable[..., Any], refusal: Any) -> None:
     scripted.answer("Score", refusal, GOOD)
     with pytest.raises(twotower.TwoTowerError):
         open_client(scripted.target).score(USER, ["i1"])
@@ -59,9 +57,7 @@ def test_any_other_refusal_is_final(
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
-def test_attempts_are_bounded(
-    scripted: ScriptedServer, open_client: Callable[..., Any], attempts: int
-) -> None:
+def test_attempts_are_bounded(scripted: ScriptedServer, open_client: Callable[..., Any], attempts: int) -> None:
     scripted.answer("Score", OVERLOADED)
     retry = RetryPolicy(attempts=attempts, initial_backoff_s=0.0, max_backoff_s=0.0)
     with pytest.raises(twotower.Overloaded):
@@ -112,9 +108,7 @@ def test_the_wait_that_the_server_asks_for_comes_before_the_jitter() -> None:
 def test_all_attempts_share_one_deadline() -> None:
     clock = FixedClock()
     deadline = Deadline(1.0, clock)
-    attempts = Attempts(
-        RetryPolicy(initial_backoff_s=0.4, max_backoff_s=0.4), deadline, lambda low, high: high
-    )
+    attempts = Attempts(RetryPolicy(initial_backoff_s=0.4, max_backoff_s=0.4), deadline, lambda low, high: high)
     assert deadline.remaining_s() == 1.0
     assert attempts.delay_s(error()) == 0.4
     clock.seconds += 0.7

@@ -69,9 +69,7 @@ def commands(printed: str) -> list[str]:
     """The commands to copy, in their order: grpcurl, Python, CLI."""
     indented = printed.partition("terminal:\n")[2].partition("Ctrl-C")[0]
     starts = [match.start() for match in re.finditer(r"(?m)^  (?=grpcurl |\S*python|\S*twotower )", indented)]
-    return [
-        indented[start:end].strip() for start, end in zip(starts, [*starts[1:], len(indented)], strict=True)
-    ]
+    return [indented[start:end].strip() for start, end in zip(starts, [*starts[1:], len(indented)], strict=True)]
 
 
 def _run(command: str) -> str:

@@ -121,9 +121,7 @@ def test_later_clicks_are_of_known_items_and_new_to_their_user(
     assert {user for user, _ in clicked} == set(users["user_id"].to_pylist())
 
 
-def test_a_user_clicks_what_they_like_but_not_that_alone(
-    users: pa.Table, items: pa.Table, clicks: pa.Table
-) -> None:
+def test_a_user_clicks_what_they_like_but_not_that_alone(users: pa.Table, items: pa.Table, clicks: pa.Table) -> None:
     category = dict(zip(items["item_id"].to_pylist(), items["item_category"].to_pylist(), strict=True))
     likes = {
         row["user_id"]: max(row["user_interest_*"], key=lambda interest: interest[1])[0]

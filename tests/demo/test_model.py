@@ -60,9 +60,7 @@ def user_vectors(model: Model, held_back: list[Row]) -> Vectors:
 
 
 def _embed(model: Model, rows: list[Row], side: str) -> Vectors:
-    tower, schema = (
-        (model.user_tower, model.schema.user) if side == "user" else (model.item_tower, model.schema.item)
-    )
+    tower, schema = (model.user_tower, model.schema.user) if side == "user" else (model.item_tower, model.schema.item)
     encoded = Encoder(schema).encode(rows)
     assert not encoded.refused
     vectors = tower.run(encoded)
@@ -124,9 +122,7 @@ def test_a_whole_profile_does_not_drown_the_liked_category(
 ) -> None:
     features = {f"user_interest_{name}": 1.0, "user_age": 38.0, "user_hour": 18.0, "user_ctr": 0.07}
     strings = {"user_gender": Strings(["f"]), "user_device_type": Strings(["phone"])}
-    found = Counter(
-        categories[_best(_embed(model, [Row(features, strings)], "user")[0], item_vectors, TOP)].tolist()
-    )
+    found = Counter(categories[_best(_embed(model, [Row(features, strings)], "user")[0], item_vectors, TOP)].tolist())
     assert found[name] >= 0.7 * TOP, found
 
 

@@ -18,9 +18,25 @@ from twotower_server.features.schema import TowerSchema
 AGE = {"name": "user_age", "kind": "numeric", "missing": {"rule": "mean", "value": 30}}
 CTR = {"name": "user_ctr", "kind": "numeric", "missing": {"rule": "marker"}}
 SCENE = {"name": "scene_id", "kind": "numeric", "missing": {"rule": "constant", "value": 0}}
-GENDER = {"name": "user_gender", "kind": "categorical", "vocabulary": ["f", "m", "1"], "missing": {"rule": "marker"}}
-CITY = {"name": "user_city", "kind": "categorical", "buckets": 9, "missing": {"rule": "constant", "value": "none"}}
-TAGS = {"name": "user_tags", "kind": "multi_value", "buckets": 50, "max_length": 2, "missing": {"rule": "marker"}}
+GENDER = {
+    "name": "user_gender",
+    "kind": "categorical",
+    "vocabulary": ["f", "m", "1"],
+    "missing": {"rule": "marker"},
+}
+CITY = {
+    "name": "user_city",
+    "kind": "categorical",
+    "buckets": 9,
+    "missing": {"rule": "constant", "value": "none"},
+}
+TAGS = {
+    "name": "user_tags",
+    "kind": "multi_value",
+    "buckets": 50,
+    "max_length": 2,
+    "missing": {"rule": "marker"},
+}
 CLICKS = {
     "name": "user_clicks",
     "kind": "sequence",
@@ -53,13 +69,13 @@ def hashed(value: str, buckets: int) -> int:
 def numeric(encoder: Encoder, features: dict[str, float]) -> list[float]:
     array = encoder.encode_one(row(features)).numeric
     assert array is not None
-    return array[0].tolist()
+    return list(array[0].tolist())
 
 
 def ids(encoder: Encoder, given: Row) -> list[int]:
     array = encoder.encode_one(given).ids
     assert array is not None
-    return array[0].tolist()
+    return list(array[0].tolist())
 
 
 def refusal(encoder: Encoder, given: Any) -> Refused:
@@ -90,7 +106,14 @@ def test_the_exact_name_wins(features: dict[str, float], age: float) -> None:
 
 
 def test_names_of_others_are_ignored_and_unknown_ones_counted() -> None:
-    merged = {"user_age": 1.0, "item_price": 2.0, "scene_id": 3.0, "cross_a_b": 4.0, "user_shoe_size": 5.0, "x": 6.0}
+    merged = {
+        "user_age": 1.0,
+        "item_price": 2.0,
+        "scene_id": 3.0,
+        "cross_a_b": 4.0,
+        "user_shoe_size": 5.0,
+        "x": 6.0,
+    }
     assert encoder(AGE, CTR).encode_one(row(merged)).use[0] == FeatureUse(used=1, missing=1, unknown=2)
     assert encoder(AGE, SCENE).encode_one(row(merged)).use[0] == FeatureUse(used=2, missing=0, unknown=2)
 
@@ -165,7 +188,12 @@ def test_hashed_categories() -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [row(user_age=["old"]), row({"user_gender": 1.5}), row(user_gender=["f", "m"]), row({"user_gender": 1e17})],
+    [
+        row(user_age=["old"]),
+        row({"user_gender": 1.5}),
+        row(user_gender=["f", "m"]),
+        row({"user_gender": 1e17}),
+    ],
 )
 def test_wrong_types(given: Row) -> None:
     assert refusal(encoder(AGE, GENDER), given).reason is Reason.FEATURE_TYPE

@@ -12,7 +12,12 @@ from twotower_server.errors import ReleaseRefused
 from twotower_server.features.schema import Schema, TowerSchema
 
 NUMERIC = {"name": "user_age", "kind": "numeric", "missing": {"rule": "constant", "value": 0}}
-CATEGORY = {"name": "user_gender", "kind": "categorical", "vocabulary": ["f", "m"], "missing": {"rule": "marker"}}
+CATEGORY = {
+    "name": "user_gender",
+    "kind": "categorical",
+    "vocabulary": ["f", "m"],
+    "missing": {"rule": "marker"},
+}
 SEQUENCE = {
     "name": "user_clicks",
     "kind": "sequence",

@@ -41,7 +41,7 @@ def encode(**features: float) -> list[float]:
     array = encoder.encode_one(Row(features)).numeric
     assert array is not None
     assert array.dtype == np.float32
-    return array[0].tolist()
+    return list(array[0].tolist())
 
 
 @pytest.mark.parametrize(

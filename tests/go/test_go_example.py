@@ -19,9 +19,7 @@ def recommend(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example as a program."""
     go = shutil.which(os.environ.get("GO", "go"))
     if go is None:
-        pytest.fail(
-            "no Go toolchain found: run the tests by `make test`, which installs one, or set GO to its path"
-        )
+        pytest.fail("no Go toolchain found: run the tests by `make test`, which installs one, or set GO to its path")
     program = tmp_path_factory.mktemp("go") / "recommend"
     built = _run(go, "build", "-o", str(program), "./examples/recommend", folder=MODULE)
     assert built.returncode == 0, built.stderr
@@ -32,9 +30,7 @@ def test_example_prints_embedding_scores_and_recommendations(recommend: Path, se
     done = _run(str(recommend), server.target)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^release \S+: \d+ items, dimension \d+, active true$", done.stdout, re.MULTILINE)
-    user = re.search(
-        r"^user u1: (\d+) values by release (\S+), (\d+) features used$", done.stdout, re.MULTILINE
-    )
+    user = re.search(r"^user u1: (\d+) values by release (\S+), (\d+) features used$", done.stdout, re.MULTILINE)
     assert user is not None, done.stdout
     assert int(user[1]) > 0
     assert int(user[3]) >= 1

@@ -40,9 +40,7 @@ def brute_force(
     return rows[:k], [values[row] for row in rows[:k]]
 
 
-def check_order(
-    vectors: Vectors, query: Vectors, rows: NDArray[np.int64], values: NDArray[np.float32]
-) -> None:
+def check_order(vectors: Vectors, query: Vectors, rows: NDArray[np.int64], values: NDArray[np.float32]) -> None:
     """What every answer fulfils, of whichever kind."""
     assert rows.dtype == np.int64
     assert values.dtype == np.float32
@@ -99,10 +97,7 @@ def test_exact_settles_ties_at_the_cut_by_item_id(tmp_path: Path) -> None:
         for k in (1, 7, 100, 1999):
             assert index.search(query, k)[0].tolist() == brute_force(vectors, query, k)[0]
             for mask in (allowed, few):
-                assert (
-                    index.search(query, k, eligible=mask)[0].tolist()
-                    == brute_force(vectors, query, k, mask)[0]
-                )
+                assert index.search(query, k, eligible=mask)[0].tolist() == brute_force(vectors, query, k, mask)[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,9 +115,7 @@ def test_equal_vectors_and_a_zero_query(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [1, 2, 39, 40, 81, 1000])
-def test_small_catalogs_give_all_they_have(
-    manifold: MakeVectors, tmp_path: Path, kind: str, count: int
-) -> None:
+def test_small_catalogs_give_all_they_have(manifold: MakeVectors, tmp_path: Path, kind: str, count: int) -> None:
     vectors = manifold(count, 7)
     index = make(vectors, tmp_path, kind, manifold(40, 8))
     query = manifold(1, 9)[0]
@@ -237,9 +230,7 @@ def test_duplicates_of_an_item_are_all_found_and_ordered_by_id(manifold: MakeVec
 
 def test_vectors_of_any_length(tmp_path: Path) -> None:
     rng = np.random.default_rng(15)
-    vectors = rng.standard_normal((20_000, 24), np.float32) * rng.lognormal(0, 1, (20_000, 1)).astype(
-        np.float32
-    )
+    vectors = rng.standard_normal((20_000, 24), np.float32) * rng.lognormal(0, 1, (20_000, 1)).astype(np.float32)
     vectors[::100] = 0.0
     users = rng.standard_normal((128, 24), np.float32) * 5
     path = tmp_path / "index.faiss"
@@ -297,9 +288,7 @@ def test_the_file_is_mapped_not_read(ivf: IvfSq8Index) -> None:
     assert "index.faiss" in maps.read_text()
 
 
-def test_auto_is_exact_up_to_the_bound(
-    manifold: MakeVectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_is_exact_up_to_the_bound(manifold: MakeVectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter, "EXACT_ITEMS", 500)
     progress: list[int] = []
     path = tmp_path / "index.faiss"
@@ -340,7 +329,5 @@ def test_a_truncated_index_is_refused(manifold: MakeVectors, tmp_path: Path) -> 
     for size in (0, 3, 100, len(content) // 2, len(content) - 8):
         path = tmp_path / f"truncated-{size}.faiss"
         path.write_bytes(content[:size])
-        with pytest.raises(
-            ReleaseRefused, match=f"truncated-{size}.faiss is missing or is not a Faiss index"
-        ):
+        with pytest.raises(ReleaseRefused, match=f"truncated-{size}.faiss is missing or is not a Faiss index"):
             open_index(path, vectors, entry, shuffled_ids)

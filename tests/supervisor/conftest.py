@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from running import Server
 
+from tests.supervisor.running import Server
 from twotower_server.release.format import FILES, MANIFEST
 from twotower_server.release.stamp import write_stamp
 

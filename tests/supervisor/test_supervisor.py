@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running import Server, alive, until
+
+from tests.supervisor.running import Server, alive, until
 
 StartServer = Callable[..., Server]
 

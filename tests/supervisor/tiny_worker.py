@@ -52,9 +52,7 @@ def refuse(job: Job, parent: Parent) -> None:
 def tell_environment(job: Job, parent: Parent) -> None:
     """Ends at once; the reason is what the process sees of its surroundings."""
     parent.report(
-        Report(
-            Event.FAILED, f"threads {os.environ['OMP_NUM_THREADS']}, grace {job.config.grace_s:g}, {job.name}"
-        )
+        Report(Event.FAILED, f"threads {os.environ['OMP_NUM_THREADS']}, grace {job.config.grace_s:g}, {job.name}")
     )
 
 

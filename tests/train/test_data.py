@@ -53,9 +53,7 @@ def read(config: TrainConfig) -> tuple[Interactions, Entities, Entities]:
 
 def small(pairs: Sequence[tuple[str, str]], tmp_path: Path, **data: Any) -> Interactions:
     path = tmp_path / "i.csv"
-    path.write_text(
-        "user_id,item_id,at\n" + "".join(f"{u},{i},{n}\n" for n, (u, i) in enumerate(pairs)), "utf-8"
-    )
+    path.write_text("user_id,item_id,at\n" + "".join(f"{u},{i},{n}\n" for n, (u, i) in enumerate(pairs)), "utf-8")
     config = tmp_path / "t.toml"
     config.write_text(
         '[data]\ninteractions = "i.csv"\nitems = "t.csv"\n[features.item_x]\nkind = "categorical"\n'

@@ -60,9 +60,7 @@ def authors() -> Mapping[str, str]:
 def recommended(trained: tuple[Path, run.Metrics], release: Path, shelf: list[str]) -> list[str]:
     """The best books for a shelf that are not on it, from the release's own vectors."""
     model = Model.open(trained[0])
-    user = model.user_tower.run(
-        Encoder(model.schema.user).encode_one(Row({}, {"user_shelf": Strings(shelf)}))
-    )[0]
+    user = model.user_tower.run(Encoder(model.schema.user).encode_one(Row({}, {"user_shelf": Strings(shelf)})))[0]
     with pyarrow.ipc.open_file(release / "items.arrow") as reader:
         ids = reader.read_all()["item_id"].to_pylist()
     order = np.argsort(-(np.load(release / "vectors.npy") @ user), kind="stable")
@@ -134,9 +132,7 @@ def test_a_shelf_gets_more_of_its_kind(
     assert len(set(found) & set(books_by(authors, *kin))) >= least, [authors[id] for id in found]
 
 
-def test_harry_potter_goes_on(
-    trained: tuple[Path, run.Metrics], release: Path, authors: Mapping[str, str]
-) -> None:
+def test_harry_potter_goes_on(trained: tuple[Path, run.Metrics], release: Path, authors: Mapping[str, str]) -> None:
     books = [id for id in books_by(authors, "J.K. Rowling") if int(id) < 30]
     assert len(books) == 7
     found = recommended(trained, release, books[:5])

@@ -133,9 +133,7 @@ SCHEMA = Schema.from_json(
         },
         "item": {
             "transforms": "graph",
-            "features": [
-                {"name": "item_c", "kind": "categorical", "buckets": 3, "missing": {"rule": "marker"}}
-            ],
+            "features": [{"name": "item_c", "kind": "categorical", "buckets": 3, "missing": {"rule": "marker"}}],
         },
     }
 )
@@ -159,9 +157,7 @@ def test_pooling_ignores_padding_and_weighs_bags() -> None:
     torch.manual_seed(0)
     names = {f.name: f.name for f in (*SCHEMA.user.categorical, *SCHEMA.item.categorical)}
     tables = make_tables((SCHEMA.user, SCHEMA.item), names, dict.fromkeys(names, 4))
-    tower = Tower(
-        SCHEMA.user, tables, np.zeros((2, len(SCHEMA.user.numeric)), np.float32), ModelConfig(hidden=())
-    )
+    tower = Tower(SCHEMA.user, tables, np.zeros((2, len(SCHEMA.user.numeric)), np.float32), ModelConfig(hidden=()))
     seen: list[torch.Tensor] = []
     tower.layers.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     tower(

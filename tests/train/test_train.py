@@ -102,9 +102,7 @@ def test_every_missing_value_can_be_served(trained: tuple[Path, run.Metrics]) ->
         np.testing.assert_allclose(model.user_tower.run(encoder.encode([row]))[0], together[i], atol=1e-6)
 
 
-def test_the_same_seed_gives_the_same_model(
-    trained: tuple[Path, run.Metrics], shop: Shop, tmp_path: Path
-) -> None:
+def test_the_same_seed_gives_the_same_model(trained: tuple[Path, run.Metrics], shop: Shop, tmp_path: Path) -> None:
     again, other = tmp_path / "again", tmp_path / "other"
     run.train(load_config(shop.config), again, lambda line: None)
     run.train(load_config(shop.config, overrides={"training": {"seed": 2}}), other, lambda line: None)
@@ -120,9 +118,7 @@ def test_an_existing_folder_is_kept(trained: tuple[Path, run.Metrics], shop: Sho
     assert (trained[0] / "model.json").read_bytes() == before
 
 
-def test_a_graph_that_differs_is_not_written(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_graph_that_differs_is_not_written(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real export, then one weight of the file is changed before the check."""
     write = export.export_tower
 

@@ -185,9 +185,7 @@ class _AsyncCalls:
         )
         return await self._transport.run(call, timeout_s)
 
-    async def serving_info(
-        self, *, release: str | None = None, timeout_s: float | None = None
-    ) -> ServingInfo:
+    async def serving_info(self, *, release: str | None = None, timeout_s: float | None = None) -> ServingInfo:
         """The loaded releases with their schemas, the limits, what is degraded. A pin narrows it to that
         release."""
         return await self._transport.run(_request.get_serving_info(self._pin(release)), timeout_s)
@@ -268,9 +266,7 @@ class AsyncClient(_AsyncCalls):
         if release is None:
             release = (await self.serving_info(timeout_s=timeout_s)).active_release
             if not release:
-                raise ReleaseNotLoaded(
-                    "the server has no active release", reason=ErrorReason.RELEASE_NOT_LOADED
-                )
+                raise ReleaseNotLoaded("the server has no active release", reason=ErrorReason.RELEASE_NOT_LOADED)
         return AsyncPinnedClient(self._transport, release)
 
     async def close(self) -> None:

@@ -280,9 +280,7 @@ class Client(_Calls):
         if release is None:
             release = self.serving_info(timeout_s=timeout_s).active_release
             if not release:
-                raise ReleaseNotLoaded(
-                    "the server has no active release", reason=ErrorReason.RELEASE_NOT_LOADED
-                )
+                raise ReleaseNotLoaded("the server has no active release", reason=ErrorReason.RELEASE_NOT_LOADED)
         return PinnedClient(self._transport, release)
 
     def close(self) -> None:

@@ -62,17 +62,14 @@ class DenseOrders:
 def dense_orders(info: v1.GetServingInfoResponse) -> DenseOrders:
     """The orders of all releases in the answer."""
     releases = {
-        one.release: (_order(one.user_schema, "user_"), _order(one.item_schema, "item_"))
-        for one in info.releases
+        one.release: (_order(one.user_schema, "user_"), _order(one.item_schema, "item_")) for one in info.releases
     }
     return DenseOrders(info.active_release, releases)
 
 
 def carries_features(request: Message) -> bool:
     """Whether the request has a user or an item that the dense form changes."""
-    return any(
-        entry.features and not entry.dense_features for one in _routed(request) for entry, _ in _entries(one)
-    )
+    return any(entry.features and not entry.dense_features for one in _routed(request) for entry, _ in _entries(one))
 
 
 def schema_mismatched(response: Any) -> bool:

@@ -13,15 +13,7 @@ from twotower import v1
 
 # An object that is none of these is refused with a TypeError; None means missing.
 FeatureValue = (
-    str
-    | float
-    | bool
-    | np.generic
-    | Sequence[str]
-    | Sequence[int]
-    | npt.NDArray[Any]
-    | Mapping[str, float]
-    | None
+    str | float | bool | np.generic | Sequence[str] | Sequence[int] | npt.NDArray[Any] | Mapping[str, float] | None
 )
 
 _NUMBERS = (numbers.Real, np.bool_)  # numpy registers its other real scalars as numbers.Real
@@ -100,9 +92,7 @@ def _flat(features: Mapping[str, FeatureValue]) -> list[tuple[str, Any]]:
             prefix = name[:-1] if name.endswith("*") else f"{name}_"
             for key, weight in value.items():
                 if not isinstance(weight, _NUMBERS):
-                    raise TypeError(
-                        f"feature {name!r} is a bag of names to numbers; {key!r} is {_kind(weight)}"
-                    )
+                    raise TypeError(f"feature {name!r} is a bag of names to numbers; {key!r} is {_kind(weight)}")
                 flat.append((f"{prefix}{key}", weight))
         elif value is not None:
             flat.append((name, value))
@@ -111,9 +101,7 @@ def _flat(features: Mapping[str, FeatureValue]) -> list[tuple[str, Any]]:
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, (int, np.integer)) and not -_EXACT_INTEGERS <= int(value) <= _EXACT_INTEGERS:
-        raise TypeError(
-            f"feature {name!r}: a double does not hold the integer {value} exactly; send it as text"
-        )
+        raise TypeError(f"feature {name!r}: a double does not hold the integer {value} exactly; send it as text")
     return float(value)
 
 

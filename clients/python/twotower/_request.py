@@ -46,9 +46,7 @@ def get_user_embedding(user: v1.User, release: str, cache_mode: CacheMode) -> Ca
     return Call("GetUserEmbedding", request, _convert.user_embedding)
 
 
-def batch_get_user_embeddings(
-    users: Iterable[v1.User], release: str, cache_mode: CacheMode
-) -> Call[UserEmbeddings]:
+def batch_get_user_embeddings(users: Iterable[v1.User], release: str, cache_mode: CacheMode) -> Call[UserEmbeddings]:
     request = v1.BatchGetUserEmbeddingsRequest(
         users=users,
         release=release,

@@ -77,9 +77,7 @@ class Problem:
 
     def error(self) -> TwoTowerError:
         """The same as the error that a call of its own would raise."""
-        return error_of(
-            f"{self.field}: {self.message}" if self.field else self.message, self.reason, self.code
-        )
+        return error_of(f"{self.field}: {self.message}" if self.field else self.message, self.reason, self.code)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

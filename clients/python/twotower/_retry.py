@@ -48,9 +48,7 @@ class Deadline:
 
     def __init__(self, timeout_s: float, now: Callable[[], float] = time.monotonic) -> None:
         if not timeout_s > 0:
-            raise ValueError(
-                f"timeout_s must be more than 0 seconds (math.inf: no deadline), not {timeout_s}"
-            )
+            raise ValueError(f"timeout_s must be more than 0 seconds (math.inf: no deadline), not {timeout_s}")
         self._now = now
         self._end = now() + timeout_s
 

@@ -93,9 +93,7 @@ def announce(serving: Serving) -> None:
     python = _relative(sys.executable)
     script = Path(sys.executable).with_name("twotower")
     twotower = _relative(str(script)) if script.exists() else f"{python} -m twotower_server.cli.main"
-    print(
-        _COMMANDS.format(release=serving.release, target=target, python=python, twotower=twotower), flush=True
-    )
+    print(_COMMANDS.format(release=serving.release, target=target, python=python, twotower=twotower), flush=True)
 
 
 def _relative(program: str) -> str:

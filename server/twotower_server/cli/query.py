@@ -155,12 +155,8 @@ def _add_user(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_features(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--feature", action="append", default=[], type=_feature, metavar="NAME=VALUE", help="see below"
-    )
-    parser.add_argument(
-        "--features-json", type=_features_json, default={}, metavar="JSON|@FILE", help="see below"
-    )
+    parser.add_argument("--feature", action="append", default=[], type=_feature, metavar="NAME=VALUE", help="see below")
+    parser.add_argument("--features-json", type=_features_json, default={}, metavar="JSON|@FILE", help="see below")
 
 
 def _add_items(parser: argparse.ArgumentParser) -> None:

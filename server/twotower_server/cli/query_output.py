@@ -81,9 +81,7 @@ def show_scores(scores: twotower.Scores, as_json: bool) -> None:
     console.print(table)
 
 
-def show_recommendations(
-    recommendations: twotower.Recommendations, attributes: Sequence[str], as_json: bool
-) -> None:
+def show_recommendations(recommendations: twotower.Recommendations, attributes: Sequence[str], as_json: bool) -> None:
     """The items, best first, with a column for each of the attributes."""
     values, similarities = _shortest(recommendations.scores), _shortest(recommendations.similarities)
     if as_json:

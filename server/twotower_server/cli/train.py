@@ -29,12 +29,8 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--config", type=Path, required=True, metavar="FILE", help="what to train, as TOML; see below"
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="model folder to write; must not exist"
-    )
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="what to train, as TOML; see below")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model folder to write; must not exist")
     parser.add_argument(
         "--data",
         type=Path,

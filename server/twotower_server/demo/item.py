@@ -81,9 +81,7 @@ def generate_items(random: np.random.Generator, count: int = ITEMS) -> Items:
     table = pa.table(
         {
             "item_id": pa.array(ids),
-            "title": pa.array(
-                [f"{brand_names[b]} {title}" for b, title in zip(brand_of, words, strict=True)]
-            ),
+            "title": pa.array([f"{brand_names[b]} {title}" for b, title in zip(brand_of, words, strict=True)]),
             "item_category": pa.array([NAMES[c] for c in category]),
             "item_tags": pa.array(tags, pa.list_(pa.string())),
             "item_brand": pa.array([brand_names[b] for b in brand_of], mask=no_brand),
@@ -100,17 +98,13 @@ def _brands(
     random: np.random.Generator, anchors: NDArray[np.float64], place: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], list[str], NDArray[np.float64]]:
     """The brand of each item, the brands' names and price levels. A brand makes things that lie together."""
-    centre = anchors[random.integers(len(anchors), size=_BRANDS)] + random.normal(
-        0.0, 0.7, (_BRANDS, anchors.shape[1])
-    )
+    centre = anchors[random.integers(len(anchors), size=_BRANDS)] + random.normal(0.0, 0.7, (_BRANDS, anchors.shape[1]))
     names = [start + end for start in _BRAND_STARTS for end in _BRAND_ENDS]
     squared = ((place[:, None] - centre[None]) ** 2).sum(2)
     return _choose(random, -1.5 * squared), names, random.normal(size=_BRANDS)
 
 
-def _tags(
-    random: np.random.Generator, anchors: NDArray[np.float64], place: NDArray[np.float64]
-) -> list[list[str]]:
+def _tags(random: np.random.Generator, anchors: NDArray[np.float64], place: NDArray[np.float64]) -> list[list[str]]:
     """Two to six tags for each item, likelier the nearer they lie: they cross the borders of categories."""
     per_category = len(TAGS) // len(CATEGORIES)
     spots = np.repeat(anchors, per_category, 0) + random.normal(0.0, 0.45, (len(TAGS), anchors.shape[1]))
@@ -120,17 +114,12 @@ def _tags(
     return [[TAGS[t] for t in row[:count]] for row, count in zip(order, counts, strict=True)]
 
 
-def _titles(
-    random: np.random.Generator, category: NDArray[np.int64], price_level: NDArray[np.float64]
-) -> list[str]:
+def _titles(random: np.random.Generator, category: NDArray[np.int64], price_level: NDArray[np.float64]) -> list[str]:
     nouns = [c.nouns for c in CATEGORIES]
     noun = random.integers(len(nouns[0]), size=len(category))
     style = random.integers(len(_STYLES), size=len(category))
     level = np.searchsorted([-0.85, -0.25, 0.25, 0.85], price_level)
-    return [
-        f"{_LEVELS[k]} {_STYLES[s]} {nouns[c][n]}"
-        for c, n, s, k in zip(category, noun, style, level, strict=True)
-    ]
+    return [f"{_LEVELS[k]} {_STYLES[s]} {nouns[c][n]}" for c, n, s, k in zip(category, noun, style, level, strict=True)]
 
 
 def _choose(random: np.random.Generator, logits: NDArray[np.float64]) -> NDArray[np.int64]:

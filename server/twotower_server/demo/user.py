@@ -141,9 +141,5 @@ def _utility(users: Users, block: slice, items: Items, seen: NDArray[np.int64]) 
     dearer = items.price_level[seen][None] - users.budget[block][:, None]
     fresh = users.novelty[block][:, None] * items.freshness[seen][None]
     return np.asarray(
-        1.6 * np.log(shared + 0.03)
-        + 0.5 * leaning
-        - 0.5 * dearer**2
-        + 2.0 * fresh
-        + 0.5 * items.quality[seen][None]
+        1.6 * np.log(shared + 0.03) + 0.5 * leaning - 0.5 * dearer**2 + 2.0 * fresh + 0.5 * items.quality[seen][None]
     )

@@ -38,7 +38,8 @@ def embed_item(snapshot: Snapshot, item: ItemRow, limits: Limits) -> NDArray[np.
     try:
         limits.check_id(item.item_id, "item_id")
         _check_features(item, limits)
-        return _finite(snapshot.embed_items(snapshot.item_encoder.encode_one(item)), "item")[0]
+        values: NDArray[np.float32] = _finite(snapshot.embed_items(snapshot.item_encoder.encode_one(item)), "item")[0]
+        return values
     except Refused as error:
         raise error.within("item") from None
 
@@ -87,9 +88,7 @@ async def _embed(
     return vectors, refused, use
 
 
-def _check_rows(
-    rows: Sequence[FeatureRow], ids: Sequence[str], id_field: str, limits: Limits
-) -> dict[int, Refused]:
+def _check_rows(rows: Sequence[FeatureRow], ids: Sequence[str], id_field: str, limits: Limits) -> dict[int, Refused]:
     refused: dict[int, Refused] = {}
     for i, (row, id) in enumerate(zip(rows, ids, strict=True)):
         try:
@@ -114,5 +113,7 @@ def _finite(vectors: NDArray[np.float32], side: str) -> NDArray[np.float32]:
 
 def _not_finite(side: str) -> Refused:
     return Refused(
-        Reason.VALUE_NOT_FINITE, f"the {side} tower gives no finite vector for these values; are they in range?", "features"
+        Reason.VALUE_NOT_FINITE,
+        f"the {side} tower gives no finite vector for these values; are they in range?",
+        "features",
     )

@@ -43,6 +43,9 @@ _ENTRIES_A_TURN = 8
 
 Query = UserRow | GivenEmbedding
 
+# Stands in a batch's list until its entry is served or refused.
+_UNSERVED = Refused(Reason.INTERNAL, "an entry of the batch was passed over")
+
 
 class ScoreEntry:
     """One user and the candidates to score: a Score, or one entry of a BatchScore."""
@@ -108,52 +111,36 @@ class Engine:
 
     async def score(self, entry: ScoreEntry) -> Scored:
         """Scores the candidates of one user."""
-        result = (await self.score_batch((entry,)))[0]
-        if isinstance(result, Refused):
-            raise result
-        return result
+        self._check_scores((entry,))
+        snapshot = self._route_entry(entry)
+        return await self._score(snapshot, self._user(snapshot, entry.query), entry)
 
     async def score_batch(self, entries: Sequence[ScoreEntry | Refused]) -> list[Scored | Refused]:
         """Scores every entry with a release of its own; a bad entry is refused alone (or came refused).
 
         Users that share a release are embedded together: a batch costs a tower run a release, not one an entry.
         """
-        candidates = sum(len(entry.candidates) for entry in entries if isinstance(entry, ScoreEntry))
-        self.limits.check_response(candidates * _SCORE_BYTES)
-        releases = self.releases
-        users: list[tuple[Snapshot, UserVector] | Refused | None] = []
-        rows: dict[str, tuple[Snapshot, list[int]]] = {}  # by release: entries whose vector is to be computed
+        self._check_scores([entry for entry in entries if isinstance(entry, ScoreEntry)])
+        results: list[Scored | Refused] = [_UNSERVED] * len(entries)
+        asking: dict[Snapshot, list[tuple[int, ScoreEntry]]] = {}
         for i, entry in enumerate(entries):
             try:
                 if isinstance(entry, Refused):
                     raise entry
-                self.limits.check("items", len(entry.candidates), "items")
-                snapshot = releases.route(entry.release, _release_of(entry.query))
-                if isinstance(entry.query, GivenEmbedding) or len(entries) == 1:
-                    users.append((snapshot, self._user(snapshot, entry.query)))
-                else:
-                    users.append(None)
-                    rows.setdefault(snapshot.release, (snapshot, []))[1].append(i)
+                asking.setdefault(self._route_entry(entry), []).append((i, entry))
             except Refused as error:
-                users.append(error)
-        for snapshot, indices in rows.values():
-            batch: list[UserRow] = [entries[i].query for i in indices]  # type: ignore[union-attr, misc]
-            vectors, refused, uses = await embed.embed_users(snapshot, batch, self.limits)
-            for at, i in enumerate(indices):
-                if at in refused:
-                    users[i] = refused[at].within("user")
-                else:
-                    users[i] = snapshot, UserVector(vectors[at], snapshot.release, use=uses[at])
-        results: list[Scored | Refused] = []
-        for i, (entry, user) in enumerate(zip(entries, users, strict=True)):
-            if i and i % _ENTRIES_A_TURN == 0:
-                await asyncio.sleep(0)
-            try:
-                if isinstance(user, Refused):
-                    raise user
-                results.append(await self._score(*user, entry))  # type: ignore[misc, arg-type]
-            except Refused as error:
-                results.append(error)
+                results[i] = error
+        for snapshot, indexed in asking.items():
+            users = await self._users(snapshot, [entry.query for _, entry in indexed])
+            for turn, ((i, entry), user) in enumerate(zip(indexed, users, strict=True)):
+                if turn and turn % _ENTRIES_A_TURN == 0:
+                    await asyncio.sleep(0)
+                try:
+                    if isinstance(user, Refused):
+                        raise user
+                    results[i] = await self._score(snapshot, user, entry)
+                except Refused as error:
+                    results[i] = error
         return results
 
     async def recommend(self, query: Query, selection: Selection, release: str = "") -> Found:
@@ -163,7 +150,9 @@ class Engine:
         user = self._user(snapshot, query)
         return await self._search(snapshot, user.values, selection, user=user)
 
-    async def search_items(self, query: str | ItemRow | GivenEmbedding, selection: Selection, release: str = "") -> Found:
+    async def search_items(
+        self, query: str | ItemRow | GivenEmbedding, selection: Selection, release: str = ""
+    ) -> Found:
         """The items nearest to an item (by id, by features) or to a vector; an item never finds itself."""
         snapshot = self.releases.route(release, _release_of(query))
         self._check_selection(snapshot, selection)
@@ -180,6 +169,26 @@ class Engine:
             return UserVector(_given(snapshot, query), snapshot.release, Source.UNSPECIFIED)
         values, use = embed.embed_user(snapshot, query, self.limits)
         return UserVector(values, snapshot.release, use=use)
+
+    async def _users(self, snapshot: Snapshot, queries: Sequence[Query]) -> list[UserVector | Refused]:
+        """As `_user`, for many: those with features are embedded together, a bad one is refused alone."""
+        users: list[UserVector | Refused] = [_UNSERVED] * len(queries)
+        rows: list[tuple[int, UserRow]] = []
+        for i, query in enumerate(queries):
+            if not isinstance(query, GivenEmbedding):
+                rows.append((i, query))
+                continue
+            try:
+                users[i] = self._user(snapshot, query)
+            except Refused as error:
+                users[i] = error
+        vectors, refused, uses = await embed.embed_users(snapshot, [row for _, row in rows], self.limits)
+        for at, (i, _) in enumerate(rows):
+            if at in refused:
+                users[i] = refused[at].within("user")
+            else:
+                users[i] = UserVector(vectors[at], snapshot.release, use=uses[at])
+        return users
 
     async def _score(self, snapshot: Snapshot, user: UserVector, entry: ScoreEntry) -> Scored:
         candidates = entry.candidates
@@ -220,10 +229,15 @@ class Engine:
         self.limits.check_id(item_id, "item_id")
         row = int(snapshot.keys.rows(item_keys((item_id,)))[0])
         if row < 0:
-            raise Refused(
-                Reason.ITEM_NOT_FOUND, f"release {snapshot.release} has no item {item_id!r}", "item_id"
-            )
+            raise Refused(Reason.ITEM_NOT_FOUND, f"release {snapshot.release} has no item {item_id!r}", "item_id")
         return row
+
+    def _route_entry(self, entry: ScoreEntry) -> Snapshot:
+        self.limits.check("items", len(entry.candidates), "items")
+        return self.releases.route(entry.release, _release_of(entry.query))
+
+    def _check_scores(self, entries: Sequence[ScoreEntry]) -> None:
+        self.limits.check_response(sum(len(entry.candidates) for entry in entries) * _SCORE_BYTES)
 
     def _check_vectors(self, snapshot: Snapshot, count: int) -> None:
         self.limits.check_response(count * (snapshot.manifest.dimension * 4 + 8))

@@ -33,14 +33,16 @@ class Limits:
         """Raises LIMIT_EXCEEDED when `count` is over the limit `name`."""
         limit: int = getattr(self, name)
         if count > limit:
-            raise Refused(Reason.LIMIT_EXCEEDED, f"{count} {name.replace('_', ' ')}, at most {limit} in one call", field)
+            raise Refused(
+                Reason.LIMIT_EXCEEDED, f"{count} {name.replace('_', ' ')}, at most {limit} in one call", field
+            )
 
     def check_response(self, size_bytes: int) -> None:
         """Raises LIMIT_EXCEEDED when the answer would not fit a message, before any work is done for it."""
         if size_bytes > self.response_bytes:
             raise Refused(
                 Reason.LIMIT_EXCEEDED,
-                f"the answer would take about {size_bytes} bytes, at most {self.response_bytes} fit; ask for less a call",
+                f"the answer would take about {size_bytes} bytes, at most {self.response_bytes} fit; ask for less",
             )
 
     def check_id(self, value: str, field: str) -> None:

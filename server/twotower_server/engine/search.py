@@ -13,7 +13,11 @@ from twotower_server.release.snapshot import Snapshot
 
 
 def search(
-    snapshot: Snapshot, query: NDArray[np.float32], selection: Selection, exclude: str, user: UserVector | None
+    snapshot: Snapshot,
+    query: NDArray[np.float32],
+    selection: Selection,
+    exclude: str,
+    user: UserVector | None,
 ) -> Found:
     """The `selection.k` items most similar to `query`, float32 [dimension]; fewer only when fewer are eligible.
 

@@ -264,7 +264,9 @@ class Encoder:
             slot = self._numeric_slots[feature.name]
             if not isinstance(value, float | int):
                 raise Refused(
-                    Reason.FEATURE_TYPE, f"{feature.name} is numeric; send it in features", f"string_features[{name}]"
+                    Reason.FEATURE_TYPE,
+                    f"{feature.name} is numeric; send it in features",
+                    f"string_features[{name}]",
                 )
             if dense:
                 raise _dense_conflict(name)
@@ -322,7 +324,7 @@ class Encoder:
         if len(values) != len(numeric):
             raise Refused(
                 Reason.DIMENSION_MISMATCH,
-                f"dense_features has {len(values)} values, the {schema.side} schema has {len(numeric)} numeric features",
+                f"dense_features has {len(values)} values, the {schema.side} schema has {len(numeric)}",
                 "dense_features",
             )
         if any(map(math.isinf, values)):

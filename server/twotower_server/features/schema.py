@@ -281,9 +281,7 @@ def _feature(side: Side, data: object, where: str) -> Feature:
     if kind != "categorical":
         max_length = _integer(body.get("max_length"), 1, MAX_LENGTH, f"{where}.max_length")
     missing = _id_missing(kind, body.get("missing"), f"{where}.missing")
-    return Feature(
-        name, kind, missing, vocabulary=vocabulary, buckets=buckets, max_length=max_length
-    )
+    return Feature(name, kind, missing, vocabulary=vocabulary, buckets=buckets, max_length=max_length)
 
 
 def _transform(data: object, where: str) -> Transform:

@@ -85,9 +85,7 @@ def open_index(
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError:
         # Faiss's message holds paths and source lines.
-        raise ReleaseRefused(
-            f"{path.name} is missing or is not a Faiss index; build the release again"
-        ) from None
+        raise ReleaseRefused(f"{path.name} is missing or is not a Faiss index; build the release again") from None
     if index.d != vectors.shape[1] or index.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise ReleaseRefused(f"{path.name} is of other vectors than the release: {index.d} dimensions")
     if entry.kind == "exact" and isinstance(index, faiss.IndexFlat):
@@ -98,9 +96,7 @@ def open_index(
     if index.ntotal != len(vectors):
         raise ReleaseRefused(f"{path.name} holds {index.ntotal} vectors, the release {len(vectors)}")
     if isinstance(probes, bool) or not isinstance(probes, int) or not 1 <= probes <= index.nlist:
-        raise ReleaseRefused(
-            f"the index's probes must be a whole number from 1 to {index.nlist}, not {probes!r}"
-        )
+        raise ReleaseRefused(f"the index's probes must be a whole number from 1 to {index.nlist}, not {probes!r}")
     return IvfSq8Index(index, vectors, probes, item_ids)
 
 

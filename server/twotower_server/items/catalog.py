@@ -80,17 +80,11 @@ class Catalog:
         names = batch.schema.names
         wanted = {ITEM_ID: TYPES["text"], ITEM_KEY: pa.uint64()}
         for name, data_type in wanted.items():
-            if (
-                names.count(name) != 1
-                or batch.column(name).type != data_type
-                or batch.column(name).null_count
-            ):
+            if names.count(name) != 1 or batch.column(name).type != data_type or batch.column(name).null_count:
                 raise ReleaseRefused(f"{path.name} needs one column {name} of {data_type} without nulls")
         for name, values in zip(names, batch.columns, strict=True):
             kind = kind_of(values.type)
-            if name not in wanted and (
-                kind is None or _plain(values.type) != TYPES[kind] or names.count(name) != 1
-            ):
+            if name not in wanted and (kind is None or _plain(values.type) != TYPES[kind] or names.count(name) != 1):
                 raise ReleaseRefused(f"{path.name}: the column {name} of {values.type} is no attribute")
         return cls(batch)
 
@@ -142,9 +136,7 @@ class CatalogWriter:
         names = [ITEM_ID, ITEM_KEY, *(spec.name for spec in attributes)]
         for name in names:
             if not name or names.count(name) > 1:
-                raise ReleaseRefused(
-                    f"an attribute cannot be called {name!r}: the catalog has that name already"
-                )
+                raise ReleaseRefused(f"an attribute cannot be called {name!r}: the catalog has that name already")
         self._path = folder / "items.spool"
         self._attributes = attributes
         self._kinds: list[AttributeKind] = []
@@ -169,9 +161,7 @@ class CatalogWriter:
         """
         if self._spool is None:
             self._kinds = [_kind(spec, batch) for spec in self._attributes]
-            fields = [
-                (spec.name, TYPES[kind]) for spec, kind in zip(self._attributes, self._kinds, strict=True)
-            ]
+            fields = [(spec.name, TYPES[kind]) for spec, kind in zip(self._attributes, self._kinds, strict=True)]
             self._schema = pa.schema([(ITEM_ID, TYPES["text"]), *fields])
             self._spool = pa.ipc.new_file(self._sink, self._schema)
         arrays = [pa.array(ids, TYPES["text"])]
@@ -246,9 +236,7 @@ def _check_unique(keys: NDArray[np.uint64], order: NDArray[np.int64], ids: pa.Ch
         return
     one, other = (int(row) for row in order[twice[0] : twice[0] + 2])
     if ids[one] == ids[other]:
-        raise ReleaseRefused(
-            f"item {ids[one].as_py()!r} is in the table twice, in rows {one + 1} and {other + 1}"
-        )
+        raise ReleaseRefused(f"item {ids[one].as_py()!r} is in the table twice, in rows {one + 1} and {other + 1}")
     raise ReleaseRefused(
         f"items {ids[one].as_py()!r} and {ids[other].as_py()!r} have the same 64-bit key; rename one of them"
     )

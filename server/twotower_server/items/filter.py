@@ -91,9 +91,7 @@ def _conditions(filter: FilterLike) -> Iterator[tuple[ConditionLike, str]]:
     """All conditions with their place in the request."""
     count = sum(len(any_of.conditions) for any_of in filter.all_of)
     if count > MAX_CONDITIONS:
-        raise Refused(
-            Reason.LIMIT_EXCEEDED, f"{count} conditions, at most {MAX_CONDITIONS} in one filter", "filter"
-        )
+        raise Refused(Reason.LIMIT_EXCEEDED, f"{count} conditions, at most {MAX_CONDITIONS} in one filter", "filter")
     for i, any_of in enumerate(filter.all_of):
         if not any_of.conditions:
             raise Refused(
@@ -125,9 +123,7 @@ def _check(catalog: Catalog, condition: ConditionLike, field: str) -> None:
             f"{field}.{alternative}",
         )
     if alternative == "any_number" and not all(map(math.isfinite, condition.any_number)):
-        raise Refused(
-            Reason.FILTER_INVALID, "any_number holds a value that is not finite", f"{field}.any_number"
-        )
+        raise Refused(Reason.FILTER_INVALID, "any_number holds a value that is not finite", f"{field}.any_number")
     if alternative == "range":
         _check_range(condition.range, f"{field}.range")
 

@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from twotower_server.errors import ReleaseRefused
+from twotower_server.index.base import IndexEntry
 from twotower_server.release.calibration import Calibration
 
 RELEASE_FORMAT = 1
@@ -44,21 +45,20 @@ def check_name(name: str) -> str:
     return name
 
 
+def parse_similarity(value: Any, where: str) -> Similarity:
+    """Returns the similarity that a file states, or raises ReleaseRefused, naming the file."""
+    if value not in get_args(Similarity):
+        raise ReleaseRefused(f"{where}.similarity must be dot or cosine, not {value!r}")
+    similarity: Similarity = value
+    return similarity
+
+
 @dataclass(frozen=True, slots=True)
 class FileEntry:
     """What the manifest says of one file."""
 
     sha256: str
     size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """The index: its kind, the parameters to search it with, and recall@100 measured on held-back users (or None)."""
-
-    kind: str
-    recall: float | None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,11 @@ class Manifest:
             "similarity": self.similarity,
             "calibration": self.calibration.to_json(),
             "items": self.items,
-            "index": {"kind": self.index.kind, "recall": self.index.recall, "parameters": dict(self.index.parameters)},
+            "index": {
+                "kind": self.index.kind,
+                "recall": self.index.recall,
+                "parameters": dict(self.index.parameters),
+            },
             "log_position": self.log_position,
             "created": self.created,
             "training": dict(self.training),
@@ -103,9 +107,6 @@ class Manifest:
             raise ReleaseRefused(f"{MANIFEST} must be an object")
         if data.get("format") != RELEASE_FORMAT:
             raise ReleaseRefused(f"{MANIFEST} has format {data.get('format')!r}, this server reads {RELEASE_FORMAT}")
-        similarity = data.get("similarity")
-        if similarity not in get_args(Similarity):
-            raise ReleaseRefused(f"{MANIFEST}.similarity must be dot or cosine, not {similarity!r}")
         index = _typed(data, "index", dict)
         recall = index.get("recall")
         if recall is not None and not isinstance(recall, int | float):
@@ -113,7 +114,7 @@ class Manifest:
         return cls(
             release=check_name(_typed(data, "release", str)),
             dimension=_count(data, "dimension", 1, MAX_DIMENSION),
-            similarity=similarity,
+            similarity=parse_similarity(data.get("similarity"), MANIFEST),
             calibration=Calibration.from_json(data.get("calibration"), MANIFEST),
             items=_count(data, "items", 1, 2**31 - 1),
             index=IndexEntry(str(index.get("kind")), recall, _typed(index, "parameters", dict)),

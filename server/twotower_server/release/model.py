@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from twotower_server.errors import ReleaseRefused
 from twotower_server.features.columns import ColumnMapping
 from twotower_server.features.schema import Schema
 from twotower_server.release.calibration import Calibration
-from twotower_server.release.format import ITEM_TOWER, SCHEMA, USER_TOWER, Similarity
+from twotower_server.release.format import ITEM_TOWER, SCHEMA, USER_TOWER, Similarity, parse_similarity
 from twotower_server.towers.tower import Tower
 
 MODEL = "model.json"
@@ -47,9 +47,7 @@ class Model:
         if not folder.is_dir():
             raise ReleaseRefused(f"{folder} is not a folder; `twotower train --out` writes one")
         data = _read(folder / MODEL)
-        similarity = data.get("similarity")
-        if similarity not in get_args(Similarity):
-            raise ReleaseRefused(f"{MODEL}.similarity must be dot or cosine, not {similarity!r}")
+        similarity = parse_similarity(data.get("similarity"), MODEL)
         schema = Schema.load(folder / SCHEMA)
         user_tower = Tower(folder / USER_TOWER, schema.user, threads=threads)
         item_tower = Tower(folder / ITEM_TOWER, schema.item, threads=threads)

@@ -21,7 +21,7 @@ from twotower_server.release.vectors import open_vectors, unit_length
 from twotower_server.towers.tower import Tower
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
     """One release, ready to serve.
 
@@ -72,7 +72,7 @@ class Snapshot:
             catalog,
             KeyTable(catalog.keys),
             vectors,
-            open_index(folder / files.INDEX, vectors, manifest.index),
+            open_index(folder / files.INDEX, vectors, manifest.index, catalog.item_ids),
         )
 
     def embed_users(self, encoded: Encoded) -> NDArray[np.float32]:
@@ -86,4 +86,3 @@ class Snapshot:
     def normalised(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Vectors as this release keeps them: unit length when cosine (zero stays zero), else unchanged."""
         return unit_length(vectors) if self.manifest.similarity == "cosine" else vectors
-

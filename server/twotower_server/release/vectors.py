@@ -48,7 +48,9 @@ class VectorSpool:
     def __enter__(self) -> VectorSpool:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
         self._path.unlink(missing_ok=True)
 

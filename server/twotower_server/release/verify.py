@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower_server.errors import ReleaseRefused
-from twotower_server.items.ids import item_keys
 from twotower_server.index.similarity import exact_top
+from twotower_server.items.ids import item_keys
 from twotower_server.release import format as files
 from twotower_server.release.calibration import scores
 from twotower_server.release.format import Manifest, file_entry
@@ -128,7 +128,9 @@ def _golden(snapshot: Snapshot, golden: Golden) -> None:
         raise ReleaseRefused(f"{files.ITEMS} lacks the golden item {golden.item_ids[int(np.argmin(rows))]!r}")
     _same(snapshot.vectors[rows], items, f"{files.VECTORS} holds other vectors than the item tower gives")
     _same(
-        scores(users @ items.T, snapshot.manifest.calibration), golden.scores, "the calibration gives other scores"
+        scores(users @ items.T, snapshot.manifest.calibration),
+        golden.scores,
+        "the calibration gives other scores",
     )
 
 

@@ -9,11 +9,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from twotower import v1
 
+from twotower import v1
 from twotower_server.engine.engine import Query, ScoreEntry
 from twotower_server.engine.limits import DEFAULT_K, Limits
-from twotower_server.engine.model import Candidates, Found, GivenEmbedding, Scored, Selection, UserVector, Vectors
+from twotower_server.engine.model import (
+    Candidates,
+    Found,
+    GivenEmbedding,
+    Scored,
+    Selection,
+    UserVector,
+    Vectors,
+)
 from twotower_server.errors import Reason, Refused
 from twotower_server.features.encode import FeatureUse
 from twotower_server.features.schema import TowerSchema

@@ -46,7 +46,7 @@ def _deserializer(message: type[Message]) -> Callable[[bytes], Message | None]:
 
 
 def _call(method: Method, name: str) -> Callable[..., Awaitable[Message]]:
-    async def call(request: Message | None, context: grpc.aio.ServicerContext) -> Message:
+    async def call(request: Message | None, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
         try:
             if request is None:
                 raise Refused(
@@ -64,7 +64,7 @@ def _call(method: Method, name: str) -> Callable[..., Awaitable[Message]]:
 
 
 def _unimplemented(name: str) -> Callable[..., Awaitable[Message]]:
-    async def call(request: Message | None, context: grpc.aio.ServicerContext) -> Message:
+    async def call(request: Message | None, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{name} is not implemented by this version of the server")
 
     return call

@@ -8,8 +8,8 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from twotower import v1
 
+from twotower import v1
 from twotower_server.engine.engine import Engine
 from twotower_server.rpc.handler import Method, service_handler
 from twotower_server.rpc.servicer import TwoTowerServicer
@@ -71,6 +71,9 @@ def _options(request_bytes: int) -> Sequence[tuple[str, int]]:
     return (
         ("grpc.so_reuseport", 1),  # workers share the port; the supervisor keeps others off it
         ("grpc.max_receive_message_length", request_bytes),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),  # clients may keep idle connections alive
+        (
+            "grpc.http2.min_recv_ping_interval_without_data_ms",
+            10_000,
+        ),  # clients may keep idle connections alive
         ("grpc.keepalive_permit_without_calls", 1),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from twotower import v1
-
 from twotower_server.engine.engine import Engine
 from twotower_server.rpc import convert
 from twotower_server.rpc.handler import Method

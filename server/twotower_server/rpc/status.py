@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf import any_pb2
@@ -43,7 +43,7 @@ def code_number(reason: Reason) -> int:
     return number
 
 
-async def abort(context: grpc.aio.ServicerContext, error: Refused) -> NoReturn:
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Refused) -> NoReturn:
     """Ends a call with the status of a refusal: the reason first in the message, ErrorInfo in the trailers."""
     code = CODES[error.reason]
     message = f"{error.reason.name}: {error.message}"

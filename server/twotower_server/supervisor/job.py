@@ -34,9 +34,7 @@ class Job:
     @classmethod
     def from_line(cls, line: bytes) -> Job:
         values = json.loads(line)
-        return cls(
-            values["name"], Config(**values["config"]), values["release"], Address.parse(values["address"])
-        )
+        return cls(values["name"], Config(**values["config"]), values["release"], Address.parse(values["address"]))
 
 
 class Event(StrEnum):

@@ -66,9 +66,7 @@ def _release_to_serve(releases: Path) -> str:
         raise NoRelease(str(error)) from None
     if not (releases / release / MANIFEST).is_file():
         names = ", ".join(release_names(releases)) or "none"
-        raise NoRelease(
-            f"the active release {release} is not in {releases}, which has {names}; activate one of these"
-        )
+        raise NoRelease(f"the active release {release} is not in {releases}, which has {names}; activate one of these")
     return release
 
 

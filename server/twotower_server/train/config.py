@@ -196,9 +196,7 @@ def load_config(
 def _check_whole(config: TrainConfig) -> None:
     for side in get_args(Side):
         if not config.side(side):
-            raise ConfigError(
-                f"no feature of the {side} is declared; add a table such as [features.{side}_...]"
-            )
+            raise ConfigError(f"no feature of the {side} is declared; add a table such as [features.{side}_...]")
     from_table = [f.name for f in config.side("user") if not f.history]
     if from_table and config.data.users is None:
         raise ConfigError(
@@ -213,11 +211,7 @@ def _check_whole(config: TrainConfig) -> None:
             continue
         for name in feature.content:
             other = by_name.get(name)
-            if (
-                other is None
-                or other.kind not in ("categorical", "multi_value")
-                or other.table == feature.table
-            ):
+            if other is None or other.kind not in ("categorical", "multi_value") or other.table == feature.table:
                 raise ConfigError(
                     f"features.{feature.name}.content names {name!r}, which is not a categorical or "
                     "multi_value feature of the items with a table of its own"
@@ -326,9 +320,7 @@ def _feature(name: str, data: object, embedding: int) -> FeatureConfig:
         raise ConfigError(f"{where}.history must be true or false, and only a user has a history")
     content = body.get("content", [])
     if not isinstance(content, list) or (content and not history):
-        raise ConfigError(
-            f"{where}.content must be a list of item features, of a feature with history = true"
-        )
+        raise ConfigError(f"{where}.content must be a list of item features, of a feature with history = true")
     separator = body.get("separator")
     if separator is not None and (not isinstance(separator, str) or not separator):
         raise ConfigError(f"{where}.separator must be text, such as ', '")
@@ -360,9 +352,7 @@ def _values(
     if buckets is not None:
         return None, _whole(buckets, 1, 2**31, f"{where}.buckets")
     if kind == "weighted_bag":
-        raise ConfigError(
-            f"{where}: the names of a weighted_bag are open-ended, so it needs buckets, such as 256"
-        )
+        raise ConfigError(f"{where}: the names of a weighted_bag are open-ended, so it needs buckets, such as 256")
     if vocabulary is None:
         return VocabularyRule(), None
     if isinstance(vocabulary, list):

@@ -27,9 +27,7 @@ class ContentEmbedding(nn.Module):  # type: ignore[misc]  # torch is not typed h
     content: int64 [rows, columns] for each of the item's features, 0 = padding, as the item tower reads them.
     """
 
-    def __init__(
-        self, rows: int, width: int, content: Sequence[tuple[NDArray[np.int64], nn.Embedding]]
-    ) -> None:
+    def __init__(self, rows: int, width: int, content: Sequence[tuple[NDArray[np.int64], nn.Embedding]]) -> None:
         super().__init__()
         self.embedding_dim = width
         self.own = nn.Embedding(rows, width, padding_idx=0)
@@ -67,9 +65,7 @@ def content_ids(
     ids_feature: the feature whose values are item ids. schema: of the item tower. items: ids and raw
     features.
     """
-    encoded = (
-        Encoder(TowerSchema("item", schema.transforms, (feature,))).encode([row for _, row in items]).ids
-    )
+    encoded = Encoder(TowerSchema("item", schema.transforms, (feature,))).encode([row for _, row in items]).ids
     assert encoded is not None
     table = IdTable(ids_feature)
     rows = np.zeros((ids_feature.table_rows, encoded.shape[1]), np.int64)

@@ -74,9 +74,7 @@ def column_mapping(features: Sequence[FeatureConfig], id_column: str) -> ColumnM
     return ColumnMapping(id_column, columns)
 
 
-def read_entities(
-    path: Path, side: Side, features: Sequence[FeatureConfig], mapping: ColumnMapping
-) -> Entities:
+def read_entities(path: Path, side: Side, features: Sequence[FeatureConfig], mapping: ColumnMapping) -> Entities:
     """Reads a feature table. Raises ReleaseRefused for a missing column, a bad cell or an id that occurs
     twice.
     """
@@ -88,22 +86,16 @@ def read_entities(
         if not ids:
             _check_columns(path, features, mapping, batch.schema.names)
         ids += mapping.ids(batch, len(rows))
-        rows += (
-            feature_rows(mapping.apply(batch), reader, len(rows)) if features else [Row()] * batch.num_rows
-        )
+        rows += feature_rows(mapping.apply(batch), reader, len(rows)) if features else [Row()] * batch.num_rows
     if not ids:
         raise ReleaseRefused(f"{path} has no rows")
     most_frequent, times = Counter(ids).most_common(1)[0]
     if times > 1:
-        raise ReleaseRefused(
-            f"{path.name} has the {mapping.id_column} {most_frequent!r} twice; ids must be unique"
-        )
+        raise ReleaseRefused(f"{path.name} has the {mapping.id_column} {most_frequent!r} twice; ids must be unique")
     return Entities(ids, rows)
 
 
-def read_interactions(
-    data: DataConfig, items: Entities, users: Entities | None
-) -> tuple[Interactions, Entities]:
+def read_interactions(data: DataConfig, items: Entities, users: Entities | None) -> tuple[Interactions, Entities]:
     """Reads the interactions, and the users: those of the table, or all that occur.
 
     Raises ReleaseRefused when a column or a value is missing, or a user is not in the table of users.
@@ -129,9 +121,7 @@ def read_interactions(
     who = _indices(user_ids, users.ids)
     if (who < 0).any():
         unknown = user_ids[int(np.flatnonzero(who < 0)[0])]
-        raise ReleaseRefused(
-            f"{data.interactions.name} names the user {unknown!r}, who is not in the table of users"
-        )
+        raise ReleaseRefused(f"{data.interactions.name} names the user {unknown!r}, who is not in the table of users")
     what = _indices(item_ids, items.ids)
     order = np.lexsort((np.arange(len(who)), _times(data, columns), who))
     kept = order[what[order] >= 0]
@@ -155,8 +145,7 @@ def split_by_user(interactions: Interactions, validation_share: float, test_shar
     validation, test = round(len(able) * validation_share), round(len(able) * test_share)
     if min(validation, test) < 1 or validation + test >= len(able):
         raise ReleaseRefused(
-            f"only {len(able)} users have two or more interactions: too few to hold some back for "
-            "validation and test"
+            f"only {len(able)} users have two or more interactions: too few to hold some back for validation and test"
         )
     held_back = np.zeros(len(counts), np.bool_)
     held_back[able[: validation + test]] = True
@@ -194,9 +183,7 @@ def _unmeasured(feature: FeatureConfig) -> Feature:
     return Feature(feature.name, feature.kind, Missing("marker"), buckets=1, max_length=feature.max_length)
 
 
-def _check_columns(
-    path: Path, features: Sequence[FeatureConfig], mapping: ColumnMapping, names: Sequence[str]
-) -> None:
+def _check_columns(path: Path, features: Sequence[FeatureConfig], mapping: ColumnMapping, names: Sequence[str]) -> None:
     for feature in features:
         source = mapping.features.get(feature.name)
         column = feature.name if source is None else source.column

@@ -34,9 +34,7 @@ class Inputs:
             for name, array in encoded.inputs().items():
                 arrays.setdefault(name, []).append(array)
         self.refused: Indices = np.array(sorted(refused), np.int64)
-        self._tensors: Batch = {
-            name: torch.from_numpy(np.concatenate(parts)) for name, parts in arrays.items()
-        }
+        self._tensors: Batch = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in arrays.items()}
         missing = encoder.encode([Row()]).inputs()
         self._missing: Batch = {name: torch.from_numpy(array) for name, array in missing.items()}
         self._rows = len(rows)
@@ -75,6 +73,5 @@ class Inputs:
             if feature.wildcard:
                 masks["weights"].append(mask)
         return {
-            name: torch.where(torch.cat(masks[name], 1), self._missing[name], tensor)
-            for name, tensor in batch.items()
+            name: torch.where(torch.cat(masks[name], 1), self._missing[name], tensor) for name, tensor in batch.items()
         }

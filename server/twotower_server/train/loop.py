@@ -88,9 +88,7 @@ def train_towers(
     random = np.random.default_rng(training.seed)
     drops = torch.Generator().manual_seed(training.seed)
     towers = torch.nn.ModuleList([user_tower, item_tower])
-    optimizer = torch.optim.AdamW(
-        towers.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
-    )
+    optimizer = torch.optim.AdamW(towers.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     stopping = EarlyStopping(training.patience)
     best = copy.deepcopy(towers.state_dict())
     epoch = 0
@@ -145,9 +143,7 @@ def embed(tower: Tower, inputs: Inputs) -> NDArray[np.float32]:
         return np.concatenate([tower(chunk).numpy() for chunk in inputs.chunks()])
 
 
-def ranks(
-    user_tower: Tower, item_tower: Tower, interactions: Interactions, examples: Examples, items: Inputs
-) -> Ranks:
+def ranks(user_tower: Tower, item_tower: Tower, interactions: Interactions, examples: Examples, items: Inputs) -> Ranks:
     """How well both towers find the items of held-back users."""
     users, catalog = embed(user_tower, examples.inputs), embed(item_tower, items)
     return held_back_ranks(interactions, examples.which, lambda part: np.asarray(users[part] @ catalog.T))

@@ -17,9 +17,7 @@ from torch import Tensor
 from twotower_server.train.data import Indices
 
 
-def log_expected_draws(
-    item_counts: NDArray[np.int64], batch_size: int, uniform_negatives: int
-) -> NDArray[np.float32]:
+def log_expected_draws(item_counts: NDArray[np.int64], batch_size: int, uniform_negatives: int) -> NDArray[np.float32]:
     """Logarithm of how often each item is expected among the candidates of one batch: float32 [items].
 
     item_counts: int64 [items], in the training interactions. An item that cannot be drawn has 0.

@@ -139,9 +139,7 @@ def train(config: TrainConfig, out: Path, report: Report = print) -> Metrics:
             )
             data.schema.dump(folder / SCHEMA)
             _write_users(data, folder / USERS)
-            _write_model(
-                config, data, calibration, metrics, (trained.epochs, trained.best_epoch), folder / MODEL
-            )
+            _write_model(config, data, calibration, metrics, (trained.epochs, trained.best_epoch), folder / MODEL)
     except FileExistsError:
         raise _exists(out) from None
     report(f"wrote {out}")
@@ -161,14 +159,9 @@ def _read(config: TrainConfig, report: Report) -> _Data:
         user_mapping = column_mapping(user_features, config.data.user_id)
         users = read_entities(config.data.users, "user", user_features, user_mapping)
     interactions, users = read_interactions(config.data, items, users)
-    skipped = (
-        f"; {interactions.skipped:,} skipped, their items are not in the table"
-        if interactions.skipped
-        else ""
-    )
+    skipped = f"; {interactions.skipped:,} skipped, their items are not in the table" if interactions.skipped else ""
     report(
-        f"read {len(interactions.items):,} interactions, {len(items.ids):,} items, {len(users.ids):,} users"
-        f"{skipped}"
+        f"read {len(interactions.items):,} interactions, {len(items.ids):,} items, {len(users.ids):,} users{skipped}"
     )
     training = config.training
     split = split_by_user(interactions, training.validation_share, training.test_share, training.seed)
@@ -192,9 +185,7 @@ def _read(config: TrainConfig, report: Report) -> _Data:
             raise TrainingFailed("no user has a single feature before an interaction; is there a history?")
         return Examples(which[kept], Inputs(schema.user, rows)), rows
 
-    (train_examples, _), (validation, _), (test, test_rows) = map(
-        examples, (split.train, split.validation, split.test)
-    )
+    (train_examples, _), (validation, _), (test, test_rows) = map(examples, (split.train, split.validation, split.test))
     report(
         f"{len(train_examples.which):,} examples to learn from; held back: {len(validation.which):,} users "
         f"for validation, {len(test.which):,} for the test"
@@ -246,8 +237,7 @@ def _calibrate(config: TrainConfig, data: _Data, user_tower: Tower, item_tower: 
     similarities = np.einsum("ud,und->un", users, items[drawn])
     taken = np.array(
         [
-            np.isin(row, data.interactions.before(interaction))
-            | (row == data.interactions.items[interaction])
+            np.isin(row, data.interactions.before(interaction)) | (row == data.interactions.items[interaction])
             for row, interaction in zip(drawn, which.tolist(), strict=True)
         ]
     )
@@ -277,11 +267,7 @@ def feature_columns(schema: TowerSchema, rows: Sequence[Row]) -> dict[str, pa.Ar
         elif feature.wildcard:
             stem = name[:-1]
             bags = [
-                [
-                    (k[len(stem) :], v)
-                    for k, v in row.features.items()
-                    if k.startswith(stem) and k not in numeric
-                ]
+                [(k[len(stem) :], v) for k, v in row.features.items() if k.startswith(stem) and k not in numeric]
                 for row in rows
             ]
             columns[name] = pa.array([bag or None for bag in bags], pa.map_(pa.string(), pa.float64()))
@@ -290,9 +276,7 @@ def feature_columns(schema: TowerSchema, rows: Sequence[Row]) -> dict[str, pa.Ar
             if feature.kind == "categorical":
                 columns[name] = pa.array([None if s is None else s.values[0] for s in found], pa.string())
             else:
-                columns[name] = pa.array(
-                    [None if s is None else list(s.values) for s in found], pa.list_(pa.string())
-                )
+                columns[name] = pa.array([None if s is None else list(s.values) for s in found], pa.list_(pa.string()))
     return columns
 
 

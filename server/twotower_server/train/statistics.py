@@ -51,9 +51,7 @@ def measure_schema(
         features = [_to_json(feature, rows, values) for feature in config.side(name)]
         return {"transforms": "graph", "features": features}
 
-    return Schema.from_json(
-        {"format": SCHEMA_FORMAT, "user": side("user", users), "item": side("item", occurring)}
-    )
+    return Schema.from_json({"format": SCHEMA_FORMAT, "user": side("user", users), "item": side("item", occurring)})
 
 
 def _count(name: str, rows: Sequence[FeatureRow], weights: Sequence[int]) -> Counter[str]:
@@ -66,9 +64,7 @@ def _count(name: str, rows: Sequence[FeatureRow], weights: Sequence[int]) -> Cou
     return counter
 
 
-def _to_json(
-    feature: FeatureConfig, rows: Sequence[Row], values: Mapping[str, Counter[str]]
-) -> dict[str, Any]:
+def _to_json(feature: FeatureConfig, rows: Sequence[Row], values: Mapping[str, Counter[str]]) -> dict[str, Any]:
     body: dict[str, Any] = {"name": feature.name, "kind": feature.kind}
     if feature.kind == "numeric":
         return body | _numeric(feature, rows)
