@@ -125,6 +125,33 @@ def test_an_item_reads_its_own_names() -> None:
     assert items.encode_one(row({"item_item_price": 2.0, "user_age": 1.0})).use[0] == FeatureUse(1, 0, 0)
 
 
+def test_names_of_others_stay_theirs_when_a_feature_without_its_prefix_is_called_so() -> None:
+    count = {"name": "user_item_count", "kind": "numeric", "missing": {"rule": "constant", "value": 0}}
+    page = {"name": "user_scene_page", "kind": "categorical", "buckets": 5, "missing": {"rule": "marker"}}
+    one = encoder(AGE, count, page)
+    given = row({"user_age": 1.0, "item_count": 9.0}, scene_page=["home"])
+    assert one.encode_one(given).use[0] == FeatureUse(used=1, missing=2, unknown=0)
+    assert one.encode_one(row({"user_user_item_count": 9.0})).use[0] == FeatureUse(used=1, missing=2, unknown=0)
+
+
+def test_a_bag_of_everything_takes_no_names_of_others() -> None:
+    everything = {
+        "name": "user_*",
+        "kind": "weighted_bag",
+        "buckets": 9,
+        "max_length": 4,
+        "missing": {"rule": "marker"},
+    }
+    one = encoder(everything)
+    others = row({"user_a": 1.0, "b": 2.0, "item_price": 3.0, "scene_x": 4.0, "cross_y": 5.0}, item_tags=["t"])
+    encoded = one.encode_one(others)
+    assert encoded.weights is not None
+    assert encoded.weights[0].tolist() == [1.0, 2.0, 0.0, 0.0]
+    assert encoded.use[0] == FeatureUse(used=1, missing=0, unknown=0)
+    scene = {"name": "scene_*", "kind": "weighted_bag", "buckets": 9, "max_length": 4, "missing": {"rule": "marker"}}
+    assert encoder(scene).encode_one(row({"scene_x": 4.0})).use[0] == FeatureUse(used=1, missing=0, unknown=0)
+
+
 def test_strict_refuses_unknown_names_only() -> None:
     strict = encoder(AGE, strict=True)
     assert refusal(strict, row({"user_age": 1.0, "user_hight": 2.0})).reason is Reason.FEATURE_UNKNOWN
@@ -162,6 +189,8 @@ def test_vector_features_are_refused() -> None:
     user = v1.User(features={"user_age": 1})
     user.vector_features["user_clip"].values.append(1)
     assert refusal(encoder(AGE), user).reason is Reason.FEATURE_TYPE
+    user.features["user_clip"] = 1
+    assert refusal(encoder(AGE), user).reason is Reason.FIELD_CONFLICT
 
 
 @pytest.mark.parametrize(
@@ -179,6 +208,11 @@ def test_vector_features_are_refused() -> None:
 )
 def test_categories(given: Row, id: int) -> None:
     assert ids(encoder(AGE, GENDER), given) == [id]
+
+
+def test_a_known_name_without_a_value_is_missing() -> None:
+    assert encoder(CITY, CLICKS).encode_one(row(user_clicks=[])).use[0] == FeatureUse(used=0, missing=2, unknown=0)
+    assert ids(encoder(CITY, CLICKS), row(clicks=[])) == [hashed("none", 9), 6, 0, 0]
 
 
 def test_hashed_categories() -> None:

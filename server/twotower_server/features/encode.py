@@ -76,10 +76,10 @@ class Encoder:
         self._numeric_missing = [_NAN] * len(schema.numeric)
         self._transform = NumericTransform(schema) if schema.transforms == "server" and schema.numeric else None
         self._columns = _columns(schema)
-        self._names = _names(schema)
+        self._ignored = ("item_" if schema.side == "user" else "user_", "scene_", "cross_")
+        self._names = _names(schema, self._ignored)
         stems = [(stem, i) for i, f in enumerate(schema.features) if f.wildcard for stem in _bag_stems(schema, f)]
         self._bags = sorted(stems, key=lambda stem: -len(stem[0]))  # the longest stem owns a name
-        self._ignored = ("item_" if schema.side == "user" else "user_", "scene_", "cross_")
         self._ids_missing = [id for c in self._columns if c is not None for id in c.missing_ids]
         self._weights_missing = [w for c in self._columns if c is not None for w in c.missing_weights]
 
@@ -152,7 +152,8 @@ class Encoder:
         if rest or strings or row.vector_features:
             more, unknown = self._others(row, rest, numeric, ids, weights, bool(dense))
             used += more
-        if not used and not dense:
+        # A known name without a value, such as an empty list of clicks, is missing, not a mistake.
+        if not used and not dense and not any(name in self._names for name in strings):
             raise self._nothing(row)
         return FeatureUse(used, len(self.schema.features) - used, unknown)
 
@@ -169,18 +170,13 @@ class Encoder:
         chosen: dict[int, tuple[int, str, float | Sequence[str]]] = {}
         bags: dict[int, dict[str, tuple[int, float]]] = {}
         unknown = 0
-        strings = row.string_features
-        if strings:
-            features = row.features
-            for name in strings:
-                if name in features:
-                    raise Refused(
-                        Reason.FIELD_CONFLICT,
-                        f"{name} is in both features and string_features; send it in one",
-                        f"string_features[{name}]",
-                    )
-        if row.vector_features:
-            name = next(iter(row.vector_features))
+        features, strings, vectors = row.features, row.string_features, row.vector_features
+        for name in strings:
+            if name in features:
+                raise _conflict(name, "features", "string_features")
+        for name in vectors:
+            if name in features or name in strings:
+                raise _conflict(name, "features" if name in features else "string_features", "vector_features")
             raise Refused(
                 Reason.FEATURE_TYPE,
                 f"{name} is a vector; no schema kind takes vector_features yet",
@@ -197,7 +193,7 @@ class Encoder:
             target = self._names.get(name)
             if target is not None:
                 self._choose(chosen, target, name, listed.values)
-            elif any(name.startswith(stem) for stem, _ in self._bags):
+            elif self._bag_of(name) is not None:
                 raise Refused(
                     Reason.FEATURE_TYPE,
                     f"{name} belongs to a weighted bag; send its weight in features",
@@ -226,15 +222,24 @@ class Encoder:
 
     def _into_bag(self, bags: dict[int, dict[str, tuple[int, float]]], name: str, value: float) -> bool:
         """Adds an entry of a weighted bag, if the name is one."""
+        found = self._bag_of(name)
+        if found is None:
+            return False
+        index, entry, rank = found
+        held = bags.setdefault(index, {}).get(entry)
+        if held is None or rank < held[0]:
+            bags[index][entry] = (rank, value)
+        return True
+
+    def _bag_of(self, name: str) -> tuple[int, str, int] | None:
+        """The bag that a name belongs to, the entry it names, and how exact it is; the longest stem wins."""
+        ignored = name.startswith(self._ignored)
         for stem, index in self._bags:
             if name.startswith(stem) and len(name) > len(stem):
-                own = self.schema.features[index].name[:-1]
-                rank = 0 if stem == own else 1
-                held = bags.setdefault(index, {}).get(name[len(stem) :])
-                if held is None or rank < held[0]:
-                    bags[index][name[len(stem) :]] = (rank, value)
-                return True
-        return False
+                rank = 0 if stem == self.schema.features[index].name[:-1] else 1
+                if not (rank and ignored):  # without its prefix, `user_*` would take every name
+                    return index, name[len(stem) :], rank
+        return None
 
     def _unknown(self, name: str, where: str) -> int:
         """1 for a name that counts as unknown, 0 for one that belongs to somebody else."""
@@ -340,7 +345,7 @@ class Encoder:
             return Refused(
                 Reason.NO_KNOWN_FEATURE,
                 f"none of the {len(row.features) + len(row.string_features)} features ({', '.join(names)}, …) is in "
-                f"the {side} schema, or has a value; GetServingInfo lists the names",
+                f"the {side} schema; GetServingInfo lists the names",
                 "features",
             )
         return Refused(Reason.FIELD_REQUIRED, f"the {side} has no features; send at least one", "features")
@@ -417,12 +422,13 @@ def _aliases(schema: TowerSchema, name: str) -> tuple[str, ...]:
     return (name.removeprefix(prefix), prefix + name) if name.startswith(prefix) else ()
 
 
-def _names(schema: TowerSchema) -> dict[str, _Target]:
+def _names(schema: TowerSchema, ignored: tuple[str, ...]) -> dict[str, _Target]:
+    """Every name of every feature but bags; `item_count` stays the item's, even if there is `user_item_count`."""
     names: dict[str, _Target] = {}
     for rank in range(3):
         for index, feature in enumerate(schema.features):
             forms = (feature.name, *_aliases(schema, feature.name))
-            if not feature.wildcard and rank < len(forms):
+            if not feature.wildcard and rank < len(forms) and not (rank and forms[rank].startswith(ignored)):
                 names.setdefault(forms[rank], _Target(index, rank))
     return names
 
@@ -453,6 +459,10 @@ def _check_finite(features: Iterable[tuple[str, float]] | object) -> None:
                 f"{name} is {value!r}; leave a missing value out, and keep numbers within float32",
                 f"features[{name}]",
             )
+
+
+def _conflict(name: str, one: str, other: str) -> Refused:
+    return Refused(Reason.FIELD_CONFLICT, f"{name} is in both {one} and {other}; send it in one", f"{other}[{name}]")
 
 
 def _dense_conflict(name: str) -> Refused:
