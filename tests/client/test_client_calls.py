@@ -417,3 +417,29 @@ def test_one_text_is_not_a_list(
 ) -> None:
     with pytest.raises(TypeError, match="a list of texts"):
         getattr(open_client(scripted.target), method)(**kwargs)
+
+
+def test_ids_from_numpy_are_plain_texts(scripted: ScriptedServer, open_client: OpenClient) -> None:
+    scripted.answer("Score", v1.ScoreResponse(scores=[0.5, 0], similarities=[1, 0], missing_indices=[1]))
+    scores = open_client(scripted.target).score(USER, np.array(["i1", "i2"]))
+    assert [type(item_id) for item_id in scores.item_ids + scores.missing_ids] == [str] * 3
+    assert list(scripted.requests[0].item_ids) == ["i1", "i2"]
+
+
+@pytest.mark.parametrize("keys", [np.array([1.0, 2.0]), [1.5], ["i1"]])
+def test_keys_are_whole_numbers(scripted: ScriptedServer, open_client: OpenClient, keys: Any) -> None:
+    with pytest.raises(TypeError):
+        open_client(scripted.target).score(USER, item_keys=keys)
+    assert scripted.requests == []
+
+
+@pytest.mark.parametrize("keys", [[-1], [2**64]])
+def test_keys_have_64_bits(scripted: ScriptedServer, open_client: OpenClient, keys: list[int]) -> None:
+    with pytest.raises(ValueError, match="range"):
+        open_client(scripted.target).score(USER, item_keys=keys)
+
+
+def test_an_empty_array_is_no_keys(scripted: ScriptedServer, open_client: OpenClient) -> None:
+    scripted.answer("Score", v1.ScoreResponse())
+    open_client(scripted.target).score(USER, ["i1"], item_keys=np.array([]))
+    assert scripted.requests == [v1.ScoreRequest(user=USER, item_ids=["i1"])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -217,6 +218,44 @@ def test_cancelling_a_task_cancels_its_call(scripted: ScriptedServer) -> None:
             await asyncio.wait_for(ended.wait(), 30)
 
     asyncio.run(cancel())
+
+
+def test_a_closed_client_makes_no_calls(scripted: ScriptedServer, open_client: OpenClient) -> None:
+    scripted.answer("Score", GOOD)
+    client = open_client(scripted.target)
+    client.score(USER, ["i1"])
+    client.close()
+    with pytest.raises(twotower.Cancelled, match="closed"):
+        client.score(USER, ["i1"])
+    assert len(scripted.requests) == 1
+    client.close()
+
+
+def test_closing_an_asyncio_client_ends_its_calls_but_no_task(scripted: ScriptedServer) -> None:
+    released = threading.Event()
+
+    async def close() -> None:
+        loop = asyncio.get_running_loop()
+        arrived = asyncio.Event()
+
+        def answer(request: Any, context: grpc.ServicerContext) -> Any:
+            loop.call_soon_threadsafe(arrived.set)
+            released.wait(30)
+            return GOOD
+
+        scripted.answer("Score", answer)
+        client = twotower.AsyncClient(scripted.target, timeout_s=60)
+        task = asyncio.create_task(client.score(USER, ["i1"]))
+        await asyncio.wait_for(arrived.wait(), 30)
+        await client.close()
+        with pytest.raises(twotower.Cancelled):
+            await task
+        assert not task.cancelled()
+
+    try:
+        asyncio.run(close())
+    finally:
+        released.set()
 
 
 def test_an_asyncio_client_needs_a_running_loop() -> None:

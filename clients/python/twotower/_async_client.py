@@ -103,16 +103,8 @@ class _AsyncCalls:
 
         require_all: a candidate that the catalog lacks makes the whole call NotFound, instead of scoring 0.
         """
-        request = _request.score_request(
-            user,
-            item_ids,
-            item_keys=item_keys,
-            items=items,
-            require_all=require_all,
-            cache_mode=cache_mode,
-            release=self._pin(release),
-        )
-        return await self._transport.run(_request.score(request), timeout_s)
+        call = _request.score(user, item_ids, item_keys, items, require_all, cache_mode, self._pin(release))
+        return await self._transport.run(call, timeout_s)
 
     async def batch_score(
         self,
@@ -270,7 +262,8 @@ class AsyncClient(_AsyncCalls):
         return AsyncPinnedClient(self._transport, release)
 
     async def close(self) -> None:
-        """Close the connections; calls in flight are cancelled."""
+        """Close the connections; calls in flight, and later ones, raise `Cancelled`."""
+        self._transport.closed = True
         for channel in self._owned:
             await channel.close()
 

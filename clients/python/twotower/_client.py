@@ -102,16 +102,8 @@ class _Calls:
 
         require_all: a candidate that the catalog lacks makes the whole call NotFound, instead of scoring 0.
         """
-        request = _request.score_request(
-            user,
-            item_ids,
-            item_keys=item_keys,
-            items=items,
-            require_all=require_all,
-            cache_mode=cache_mode,
-            release=self._pin(release),
-        )
-        return self._transport.run(_request.score(request), timeout_s)
+        call = _request.score(user, item_ids, item_keys, items, require_all, cache_mode, self._pin(release))
+        return self._transport.run(call, timeout_s)
 
     def batch_score(
         self,
@@ -225,7 +217,7 @@ class Client(_Calls):
 
     Threads may share a client. A gRPC channel does not survive `fork`: make the client in the child, or use
     the spawn start method (pre-fork servers: make it in the worker's start hook, not at import). Close it, or
-    use it as a context manager; calls in flight then raise `Cancelled`.
+    use it as a context manager.
     """
 
     def __init__(
@@ -284,7 +276,8 @@ class Client(_Calls):
         return PinnedClient(self._transport, release)
 
     def close(self) -> None:
-        """Close the connections; calls in flight are cancelled."""
+        """Close the connections; calls in flight, and later ones, raise `Cancelled`."""
+        self._transport.closed = True
         for channel in self._owned:
             channel.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -77,9 +77,9 @@ def item_embeddings(response: v1.BatchGetItemEmbeddingsResponse, item_ids: Seque
     )
 
 
-def scores(response: v1.ScoreResponse, request: v1.ScoreRequest) -> Scores:
+def scores(response: v1.ScoreResponse, item_ids: tuple[str, ...]) -> Scores:
+    """item_ids: those of the call, or of the items that it sent; empty when it named keys."""
     missing_indices = _indices(response.missing_indices)
-    item_ids = tuple(request.item_ids) or tuple(item.item_id for item in request.items)
     return Scores(
         scores=_floats(response.scores),
         similarities=_floats(response.similarities),
@@ -94,13 +94,14 @@ def scores(response: v1.ScoreResponse, request: v1.ScoreRequest) -> Scores:
     )
 
 
-def batch_scores(response: v1.BatchScoreResponse, requests: Sequence[v1.ScoreRequest]) -> BatchScores:
+def batch_scores(response: v1.BatchScoreResponse, item_ids: Sequence[tuple[str, ...]]) -> BatchScores:
+    """item_ids: as for `scores`, of each request."""
     problems = _problems(response.problems)
     failed = {problem.index for problem in problems}
     return BatchScores(
         responses=tuple(
-            None if position in failed else scores(one, request)
-            for position, (one, request) in enumerate(zip(response.responses, requests, strict=True))
+            None if position in failed else scores(one, ids)
+            for position, (one, ids) in enumerate(zip(response.responses, item_ids, strict=True))
         ),
         problems=problems,
     )
@@ -184,10 +185,15 @@ def _scored_items(items: Iterable[v1.ScoredItem]) -> tuple[ScoredItem, ...]:
             score=item.score,
             similarity=item.similarity,
             embedding=_embedding(item.embedding) if item.HasField("embedding") else None,
-            attributes=MappingProxyType({name: _attribute(value) for name, value in item.attributes.items()}),
+            attributes=_attributes(item.attributes),
         )
         for item in items
     )
+
+
+def _attributes(attributes: Mapping[str, v1.AttributeValue]) -> Mapping[str, AttributeValue]:
+    # By key: the views of protobuf's maps take several times as long.
+    return MappingProxyType({name: _attribute(attributes[name]) for name in attributes})
 
 
 def _attribute(value: v1.AttributeValue) -> AttributeValue:

@@ -102,8 +102,27 @@ def score_request(
     return request
 
 
-def score(request: v1.ScoreRequest) -> Call[Scores]:
-    return Call("Score", request, partial(_convert.scores, request=request))
+def score(
+    user: v1.User | Embedding,
+    item_ids: ItemIds,
+    item_keys: ItemKeys,
+    items: Iterable[v1.Item],
+    require_all: bool,
+    cache_mode: CacheMode,
+    release: str,
+) -> Call[Scores]:
+    ids = _ids("item_ids", item_ids)
+    request = score_request(
+        user,
+        ids,
+        item_keys=item_keys,
+        items=items,
+        require_all=require_all,
+        cache_mode=cache_mode,
+        release=release,
+    )
+    # The caller's own texts: reading hundreds back from the message takes longer than making it.
+    return Call("Score", request, partial(_convert.scores, item_ids=tuple(ids) or _ids_of(request)))
 
 
 def batch_score(requests: Iterable[v1.ScoreRequest], release: str) -> Call[BatchScores]:
@@ -111,7 +130,8 @@ def batch_score(requests: Iterable[v1.ScoreRequest], release: str) -> Call[Batch
     batch = v1.BatchScoreRequest(requests=requests)
     for request in batch.requests:
         request.release = request.release or release
-    return Call("BatchScore", batch, partial(_convert.batch_scores, requests=batch.requests))
+    item_ids = [_ids_of(request) for request in batch.requests]
+    return Call("BatchScore", batch, partial(_convert.batch_scores, item_ids=item_ids))
 
 
 def recommend(
@@ -190,8 +210,17 @@ def _cache_mode(mode: CacheMode) -> Any:
 def _ids(name: str, ids: ItemIds) -> list[str]:
     if isinstance(ids, str):  # a text is a sequence of texts, too: one id for each of its letters
         raise TypeError(f"{name} is a list of texts, not one text")
-    return list(ids)
+    return ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
 
 
 def _keys(keys: ItemKeys) -> list[int]:
-    return list(np.asarray(keys, dtype=np.uint64).tolist())
+    if not isinstance(keys, np.ndarray):
+        return list(keys)
+    if keys.size and keys.dtype.kind not in "ui":  # a double cannot hold most keys: it names other items
+        raise TypeError(f"item keys are uint64, not {keys.dtype}")
+    return list(keys.astype(np.uint64).tolist())
+
+
+def _ids_of(request: v1.ScoreRequest) -> tuple[str, ...]:
+    """The ids of the candidates; empty when the request names keys."""
+    return tuple(request.item_ids) or tuple(item.item_id for item in request.items)

@@ -224,8 +224,8 @@ class Scores:
         """Positions of the candidates, best first, as the server orders: similarity falling, ties by item id,
         missing and failed ones last."""
         ids: Sequence[str | int] = self.item_ids or range(len(self))
-        absent = self.scores == 0
-        positions = sorted(range(len(self)), key=lambda i: (absent[i], -self.similarities[i], ids[i]))
+        absent, distances = (self.scores == 0).tolist(), (-self.similarities).tolist()
+        positions = sorted(range(len(self)), key=lambda i: (absent[i], distances[i], ids[i]))
         return np.array(positions, dtype=np.intp)
 
     def raise_for_problems(self) -> None:

@@ -16,20 +16,21 @@ from google.protobuf.message import Message
 
 from twotower import v1
 from twotower._dense import DenseOrders, carries_features, dense_orders, schema_mismatched
-from twotower._errors import SchemaMismatch, from_rpc_error
+from twotower._errors import Cancelled, SchemaMismatch, from_rpc_error
 from twotower._request import Call, Result
 from twotower._retry import Attempts, Deadline, RetryPolicy
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
+_CLOSED = "the client is closed"
 
-class Transport:
-    """Channels of the blocking client. Safe to share between threads: everything it changes is replaced
-    whole."""
+
+class _Connections:
+    """What both transports hold. closed: set by the client before it closes its channels."""
 
     def __init__(
         self,
-        channels: Sequence[grpc.Channel],
+        channels: Sequence[grpc.Channel] | Sequence[grpc.aio.Channel],
         timeout_s: float,
         retry: RetryPolicy,
         dense: bool,
@@ -42,7 +43,12 @@ class Transport:
         self._dense = dense
         self._metadata = tuple(metadata)
         self._orders = DenseOrders()
+        self.closed = False
         Deadline(timeout_s)  # refuses a useless time-out when the client is made, not at its first call
+
+
+class Transport(_Connections):
+    """Calls of the blocking client. Safe to share between threads: everything it changes is replaced whole."""
 
     def run(self, call: Call[Result], timeout_s: float | None) -> Result:
         """The call's result, within its time (seconds; None = the client's)."""
@@ -77,28 +83,15 @@ class Transport:
                 delay_s = attempts.delay_s(error)
                 if delay_s is None:
                     raise error from rpc_error
+            except ValueError as error:  # so gRPC says that the channel is closed, and other things
+                if not self.closed:
+                    raise
+                raise Cancelled(_CLOSED, code=grpc.StatusCode.CANCELLED) from error
             time.sleep(delay_s)
 
 
-class AsyncTransport:
-    """Channels of the asyncio client; for one event loop."""
-
-    def __init__(
-        self,
-        channels: Sequence[grpc.aio.Channel],
-        timeout_s: float,
-        retry: RetryPolicy,
-        dense: bool,
-        metadata: Metadata,
-    ) -> None:
-        stubs = [v1.TwoTowerServiceStub(channel) for channel in channels]
-        self._next_stub = itertools.cycle(stubs).__next__
-        self._timeout_s = timeout_s
-        self._retry = retry
-        self._dense = dense
-        self._metadata = tuple(metadata)
-        self._orders = DenseOrders()
-        Deadline(timeout_s)  # refuses a useless time-out when the client is made, not at its first call
+class AsyncTransport(_Connections):
+    """Calls of the asyncio client; for one event loop."""
 
     async def run(self, call: Call[Result], timeout_s: float | None) -> Result:
         """The call's result, within its time (seconds; None = the client's)."""
@@ -133,4 +126,10 @@ class AsyncTransport:
                 delay_s = attempts.delay_s(error)
                 if delay_s is None:
                     raise error from rpc_error
+            except (asyncio.CancelledError, grpc.aio.UsageError) as error:
+                # Closing a channel looks to its callers as if their own tasks were cancelled.
+                task = asyncio.current_task()
+                if not self.closed or (task is not None and task.cancelling()):
+                    raise
+                raise Cancelled(_CLOSED, code=grpc.StatusCode.CANCELLED) from error
             await asyncio.sleep(delay_s)
