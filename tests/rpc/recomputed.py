@@ -76,7 +76,7 @@ class Recomputed:
     def _embed(self, side: str, features: Features) -> NDArray[np.float32]:
         schema = self.schema[side]
         specs = sorted(schema["features"], key=lambda spec: str(spec["name"]).encode())
-        inputs = {
+        inputs: dict[str, NDArray[Any]] = {
             "numeric": _numbers([s for s in specs if s["kind"] == "numeric"], features, schema["transforms"]),
             "ids": np.array([[id for s in specs for id in _ids(s, features)]], np.int64),
             "weights": np.array([[weight for s in specs for weight in _weights(s, features)]], np.float32),

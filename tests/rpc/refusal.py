@@ -7,8 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
+from google.rpc import error_details_pb2, status_pb2
 
 from twotower import v1
 
@@ -33,8 +32,7 @@ def refused(call: Callable[[Any], Any], request: Any, reason: str, field: str = 
     assert error.code() is status_of(reason), error
     message = str(error.details())
     assert message.startswith(f"{reason}: ")
-    status = rpc_status.from_call(error)
-    assert status is not None, "the trailers hold no google.rpc.Status"
+    status = status_pb2.Status.FromString(dict(error.trailing_metadata())["grpc-status-details-bin"])
     assert (status.code, status.message) == (error.code().value[0], message)
     (detail,) = status.details
     info = error_details_pb2.ErrorInfo()

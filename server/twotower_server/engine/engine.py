@@ -98,7 +98,7 @@ class Engine:
     async def item_vectors(self, items: Candidates, release: str = "") -> Vectors:
         """Vectors of many items, stored (ids, keys) or computed (items)."""
         snapshot = self.releases.route(release)
-        self.limits.check("items", len(items), "items")
+        self.limits.check("items", len(items), items.field)
         self._check_vectors(snapshot, len(items))
         if items.items is not None:
             values, refused = await embed.embed_items(snapshot, items.items, self.limits)
@@ -111,8 +111,8 @@ class Engine:
 
     async def score(self, entry: ScoreEntry) -> Scored:
         """Scores the candidates of one user."""
-        self._check_scores((entry,))
         snapshot = self._route_entry(entry)
+        self._check_scores((entry,))
         return await self._score(snapshot, self._user(snapshot, entry.query), entry)
 
     async def score_batch(self, entries: Sequence[ScoreEntry | Refused]) -> list[Scored | Refused]:
@@ -120,7 +120,6 @@ class Engine:
 
         Users that share a release are embedded together: a batch costs a tower run a release, not one an entry.
         """
-        self._check_scores([entry for entry in entries if isinstance(entry, ScoreEntry)])
         results: list[Scored | Refused] = [_UNSERVED] * len(entries)
         asking: dict[Snapshot, list[tuple[int, ScoreEntry]]] = {}
         for i, entry in enumerate(entries):
@@ -130,6 +129,7 @@ class Engine:
                 asking.setdefault(self._route_entry(entry), []).append((i, entry))
             except Refused as error:
                 results[i] = error
+        self._check_scores([entry for indexed in asking.values() for _, entry in indexed])
         for snapshot, indexed in asking.items():
             users = await self._users(snapshot, [entry.query for _, entry in indexed])
             for turn, ((i, entry), user) in enumerate(zip(indexed, users, strict=True)):
@@ -233,7 +233,7 @@ class Engine:
         return row
 
     def _route_entry(self, entry: ScoreEntry) -> Snapshot:
-        self.limits.check("items", len(entry.candidates), "items")
+        self.limits.check("items", len(entry.candidates), entry.candidates.field)
         return self.releases.route(entry.release, _release_of(entry.query))
 
     def _check_scores(self, entries: Sequence[ScoreEntry]) -> None:
@@ -285,5 +285,5 @@ def _not_found(candidates: Candidates, missing: list[int]) -> Refused:
     return Refused(
         Reason.ITEM_NOT_FOUND,
         f"{len(missing)} of {len(candidates)} candidates are not in the catalog ({named}{more}) and require_all is set",
-        "item_ids" if candidates.ids is not None else "item_keys",
+        candidates.field,
     )

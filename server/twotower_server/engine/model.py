@@ -60,6 +60,11 @@ class Candidates:
         chosen = self.ids if self.ids is not None else self.keys if self.keys is not None else self.items
         return 0 if chosen is None else len(chosen)
 
+    @property
+    def field(self) -> str:
+        """The field of the request that holds them."""
+        return "item_ids" if self.ids is not None else "item_keys" if self.keys is not None else "items"
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
