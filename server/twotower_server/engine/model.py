@@ -68,14 +68,14 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a search may return, and what of it."""
+    """What a search may return, and what of it. exclude_keys: uint64 [n]."""
 
     k: int
-    filter: FilterLike | None = None
-    exclude_ids: Sequence[str] = ()
-    exclude_keys: Sequence[int] = ()
-    embeddings: bool = False
-    attributes: Sequence[str] = ()
+    filter: FilterLike | None
+    exclude_ids: Sequence[str]
+    exclude_keys: NDArray[np.uint64]
+    embeddings: bool
+    attributes: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)

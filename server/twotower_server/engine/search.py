@@ -44,9 +44,7 @@ def search(
 def _excluded(snapshot: Snapshot, selection: Selection, exclude: str) -> NDArray[np.int64] | None:
     """Rows to leave out, ascending and distinct; ids that the catalog lacks exclude nothing."""
     ids = [*selection.exclude_ids, exclude] if exclude else selection.exclude_ids
-    keys = selection.exclude_keys
-    if not ids and not keys:
+    if not ids and not len(selection.exclude_keys):
         return None
-    wanted = np.concatenate([item_keys(ids), np.fromiter(keys, np.uint64, len(keys))])
-    rows = np.unique(snapshot.keys.rows(wanted))
+    rows = np.unique(snapshot.keys.rows(np.concatenate([item_keys(ids), selection.exclude_keys])))
     return rows[rows >= 0]

@@ -43,6 +43,7 @@ def build_index(
     kind: str = "auto",
     queries: NDArray[np.float32] | None = None,
     wanted_recall: float = 0.95,
+    on_stage: Callable[[str, int | None], None] = lambda stage, total: None,
     on_progress: Callable[[int], None] = lambda rows: None,
 ) -> IndexEntry:
     """Builds the index of a catalog and writes it to `path`.
@@ -50,14 +51,14 @@ def build_index(
     vectors: float32 [items, dimension], C order, usually memory-mapped: read in chunks.
     queries: float32 [n, dimension], vectors of held-back users; the least work that finds `wanted_recall` of
     their 100 best items, with a margin of two standard errors, is recorded.
-    on_progress: hears of rows as they are indexed.
-    Raises ReleaseRefused for an unknown kind.
+    on_stage: hears of each stage as it begins, and its total. on_progress: hears of rows as they are indexed.
+    Raises ReleaseRefused for an unknown kind, OSError when the file cannot be written.
     """
     if kind == "auto":
         kind = "exact" if len(vectors) <= EXACT_ITEMS else "ivf_sq8"
     if kind == "exact":
         # Vectors are read from vectors.npy: the file says only that no other structure is needed.
-        faiss.write_index(faiss.IndexFlatIP(vectors.shape[1]), str(path))
+        _write(faiss.IndexFlatIP(vectors.shape[1]), path)
         on_progress(len(vectors))
         return IndexEntry(kind, 1.0)
     if kind != "ivf_sq8":
@@ -67,7 +68,8 @@ def build_index(
         chunk = np.ascontiguousarray(vectors[start : start + _ADD_ROWS])
         index.add(chunk)
         on_progress(len(chunk))
-    faiss.write_index(index, str(path))
+    _write(index, path)
+    on_stage("choosing probes", None)
     probes, recall = _choose_probes(index, vectors, queries, wanted_recall)
     return IndexEntry(kind, recall, {"lists": index.nlist, "probes": probes})
 
@@ -152,6 +154,12 @@ class IvfSq8Index:
             probes *= 2
         # From half of the lists on comparing everything costs no more.
         return self._exact.search(query, k, excluded_rows=excluded_rows, eligible=eligible)
+
+
+def _write(index: Any, path: Path) -> None:
+    # Not by Faiss's own writer: of a disk that is full when it closes the file, that one tells nobody.
+    with path.open("wb") as file:
+        faiss.write_index(index, _constructors.PyCallbackIOWriter(file.write))
 
 
 def _train(vectors: NDArray[np.float32]) -> Any:

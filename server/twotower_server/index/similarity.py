@@ -23,16 +23,16 @@ def similarities(
     if rows is None:
         return _dot(vectors, query)
     if len(rows) <= _CHUNK_ROWS:
-        return _dot(vectors[rows], query)
+        return _dot(vectors.take(rows, 0), query)
     found = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), _CHUNK_ROWS):
         chunk = rows[start : start + _CHUNK_ROWS]
-        found[start : start + len(chunk)] = _dot(vectors[chunk], query)
+        found[start : start + len(chunk)] = _dot(vectors.take(chunk, 0), query)
     return found
 
 
 def _dot(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = np.einsum("ij,j->i", vectors, query)
+    found: NDArray[np.float32] = np.vecdot(vectors, query)
     return found
 
 

@@ -16,10 +16,10 @@ _CHUNK_ROWS = 65_536
 
 def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows divided by their norms; a zero row stays zero. float32 [n, d]."""
-    # In float64: squares of float32 values would overflow or vanish.
-    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    wide = vectors.astype(np.float64)  # squares of float32 values would overflow or vanish
+    norms = np.sqrt(np.vecdot(wide, wide))
     norms[norms == 0.0] = 1.0
-    return np.asarray(vectors / norms[:, None], np.float32)
+    return np.asarray(wide / norms[:, None], np.float32)
 
 
 def open_vectors(path: Path, items: int, dimension: int) -> NDArray[np.float32]:

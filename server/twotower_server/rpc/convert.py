@@ -28,6 +28,7 @@ from twotower_server.features.schema import TowerSchema
 from twotower_server.items.catalog import AttributeValue
 from twotower_server.release.snapshot import Snapshot
 from twotower_server.rpc.status import code_number
+from twotower_server.rpc.wire import packed, packed_rows
 
 _SIMILARITIES = {"dot": v1.SIMILARITY_DOT, "cosine": v1.SIMILARITY_COSINE}
 
@@ -62,8 +63,7 @@ def query(request: v1.ScoreRequest | v1.RecommendRequest) -> Query:
 
 
 def given_embedding(embedding: v1.Embedding) -> GivenEmbedding:
-    values = np.fromiter(embedding.values, np.float32, len(embedding.values))
-    return GivenEmbedding(values, embedding.release)
+    return GivenEmbedding(np.array(embedding.values, np.float32), embedding.release)
 
 
 def candidates(request: v1.ScoreRequest | v1.BatchGetItemEmbeddingsRequest) -> Candidates:
@@ -72,7 +72,7 @@ def candidates(request: v1.ScoreRequest | v1.BatchGetItemEmbeddingsRequest) -> C
     if ids and not keys and not items:
         return Candidates(ids=ids)
     if keys and not ids and not items:
-        return Candidates(keys=np.fromiter(keys, np.uint64, len(keys)))
+        return Candidates(keys=np.array(keys, np.uint64))
     if items and not ids and not keys:
         return Candidates(items=items)
     exactly_one({"item_ids": ids, "item_keys": keys, "items": items})
@@ -108,7 +108,7 @@ def selection(request: v1.RecommendRequest | v1.SearchItemsRequest) -> Selection
         k=request.k or DEFAULT_K,
         filter=request.filter if request.HasField("filter") else None,
         exclude_ids=request.exclude_item_ids,
-        exclude_keys=request.exclude_item_keys,
+        exclude_keys=np.array(request.exclude_item_keys, np.uint64),
         embeddings=request.include_embeddings,
         attributes=request.return_attributes,
     )
@@ -118,8 +118,9 @@ def selection(request: v1.RecommendRequest | v1.SearchItemsRequest) -> Selection
 
 
 def embedding(values: NDArray[np.float32], release: str) -> v1.Embedding:
-    # A list: protobuf takes several times as long to read an array.
-    return v1.Embedding(values=values.tolist(), release=release)
+    message = v1.Embedding(release=release)
+    message.MergeFromString(packed(v1.Embedding.VALUES_FIELD_NUMBER, values))
+    return message
 
 
 def feature_use(use: FeatureUse | None) -> v1.FeatureUse | None:
@@ -136,37 +137,37 @@ def user_embedding(user: UserVector) -> v1.GetUserEmbeddingResponse:
 
 
 def user_embeddings(vectors: Vectors, encoding: int) -> v1.BatchGetUserEmbeddingsResponse:
-    return v1.BatchGetUserEmbeddingsResponse(
-        embeddings=_list(vectors, encoding),
-        matrix=_matrix(vectors, encoding),
-        releases=[vectors.release],
-        sources=[
-            v1.SOURCE_UNSPECIFIED if i in vectors.refused else v1.SOURCE_COMPUTED for i in range(len(vectors.values))
-        ],
-        problems=problems(vectors.refused, "users"),
+    sources = [v1.SOURCE_COMPUTED] * len(vectors.values)
+    for i in vectors.refused:
+        sources[i] = v1.SOURCE_UNSPECIFIED
+    response = v1.BatchGetUserEmbeddingsResponse(
+        releases=[vectors.release], sources=sources, problems=problems(vectors.refused, "users")
     )
+    _add_vectors(response, vectors, encoding)
+    return response
 
 
 def item_embeddings(vectors: Vectors, encoding: int) -> v1.BatchGetItemEmbeddingsResponse:
-    return v1.BatchGetItemEmbeddingsResponse(
-        embeddings=_list(vectors, encoding),
-        matrix=_matrix(vectors, encoding),
-        release=vectors.release,
-        missing_indices=vectors.missing,
-        problems=problems(vectors.refused, "items"),
+    response = v1.BatchGetItemEmbeddingsResponse(
+        release=vectors.release, missing_indices=vectors.missing, problems=problems(vectors.refused, "items")
     )
+    _add_vectors(response, vectors, encoding)
+    return response
 
 
 def score(scored: Scored) -> v1.ScoreResponse:
-    return v1.ScoreResponse(
-        scores=scored.scores.tolist(),
-        similarities=scored.similarities.tolist(),
+    response = v1.ScoreResponse(
         missing_indices=scored.missing,
         release=scored.user.release,
         source=scored.user.source,  # type: ignore[arg-type]
         feature_use=feature_use(scored.user.use),
         problems=problems(scored.refused, "items"),
     )
+    response.MergeFromString(
+        packed(v1.ScoreResponse.SCORES_FIELD_NUMBER, scored.scores)
+        + packed(v1.ScoreResponse.SIMILARITIES_FIELD_NUMBER, scored.similarities)
+    )
+    return response
 
 
 def scores(results: Sequence[Scored | Refused]) -> v1.BatchScoreResponse:
@@ -254,21 +255,20 @@ def _tower_schema(schema: TowerSchema) -> v1.TowerSchema:
     )
 
 
-def _list(vectors: Vectors, encoding: int) -> list[v1.Embedding]:
+def _add_vectors(
+    response: v1.BatchGetUserEmbeddingsResponse | v1.BatchGetItemEmbeddingsResponse, vectors: Vectors, encoding: int
+) -> None:
+    """Vectors of a batch, in the encoding that was asked for; what failed is zero in a matrix, empty in a list."""
     if encoding == v1.EMBEDDING_ENCODING_MATRIX:
-        return []
+        rows, dimension = vectors.values.shape
+        content = vectors.values.astype("<f4", copy=False).tobytes()
+        response.matrix.CopyFrom(v1.EmbeddingMatrix(values=content, rows=rows, dimension=dimension))
+        return
+    end = v1.Embedding(release=vectors.release).SerializeToString()
     failed = {*vectors.refused, *vectors.missing}
-    return [
-        v1.Embedding() if i in failed else v1.Embedding(values=values, release=vectors.release)
-        for i, values in enumerate(vectors.values.tolist())
-    ]
-
-
-def _matrix(vectors: Vectors, encoding: int) -> v1.EmbeddingMatrix | None:
-    if encoding != v1.EMBEDDING_ENCODING_MATRIX:
-        return None
-    rows, dimension = vectors.values.shape
-    return v1.EmbeddingMatrix(values=vectors.values.astype("<f4").tobytes(), rows=rows, dimension=dimension)
+    response.MergeFromString(
+        packed_rows(response.EMBEDDINGS_FIELD_NUMBER, v1.Embedding.VALUES_FIELD_NUMBER, vectors.values, end, failed)
+    )
 
 
 def _scored_items(found: Found) -> list[v1.ScoredItem]:
@@ -277,9 +277,8 @@ def _scored_items(found: Found) -> list[v1.ScoredItem]:
         v1.ScoredItem(item_id=id, score=scores[i], similarity=similarities[i]) for i, id in enumerate(found.item_ids)
     ]
     if found.embeddings is not None:
-        for item, values in zip(items, found.embeddings.tolist(), strict=True):
-            item.embedding.values.extend(values)
-            item.embedding.release = found.release
+        for item, values in zip(items, found.embeddings, strict=True):
+            item.embedding.MergeFrom(embedding(values, found.release))
     if found.attributes is not None:
         for item, attributes in zip(items, found.attributes, strict=True):
             for name, value in attributes.items():
