@@ -154,10 +154,10 @@ def test_kinds_come_from_the_columns_or_the_caller(make_catalog: MakeCatalog) ->
 @pytest.mark.parametrize(
     ("cells", "attribute", "words"),
     [
-        (["1", "abc"], "x:number", ["rows 1 to 2", "column x", "abc"]),
-        (["1", "inf"], "x:number", ["column x", "finite"]),
-        (["yes", "maybe"], "x:flag", ["column x", "maybe"]),
-        ([1, 2], "x:texts", ["column x", "int64"]),
+        (["1", "abc"], "x:number", ["row 2, column x", "abc"]),
+        (["1", "inf"], "x:number", ["row 2, column x", "finite"]),
+        (["yes", "maybe"], "x:flag", ["row 1, column x", "yes"]),
+        ([1, 2], "x:texts", ["row 1, column x", "int64"]),
         ([["a"], ["b"]], "x:number", ["column x"]),
         ([[1], [2]], "x", ["column x", "cannot be an attribute"]),
         (["1", "2"], "y", ["no column y", "item_id, x"]),

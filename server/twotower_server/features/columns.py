@@ -48,13 +48,16 @@ class ColumnMapping:
                 raise ReleaseRefused(
                     f"the table has no column {source.column} for the feature {name}; it has {', '.join(arrays)}"
                 )
-            if source.separator is not None and not pa.types.is_list(array.type):
-                array = pc.split_pattern(pc.cast(array, pa.string()), source.separator)
+            if source.separator is not None and not _is_list(array.type):
+                array = _split(array, source)
             added[name] = array
         return pa.RecordBatch.from_pydict({**arrays, **added})
 
     def ids(self, batch: pa.RecordBatch, first_row: int) -> list[str]:
-        """Item ids of a batch as text. Raises ReleaseRefused for an absent column or an empty id, naming the row."""
+        """Item ids of a batch as text. first_row counts the rows before the batch, for messages.
+
+        Raises ReleaseRefused for an absent column, and for an id that is empty or neither text nor a whole number.
+        """
         if self.id_column not in batch.schema.names:
             raise ReleaseRefused(
                 f"the table has no column {self.id_column} with item ids; it has {', '.join(batch.schema.names)}"
@@ -63,6 +66,10 @@ class ColumnMapping:
         for i, cell in enumerate(cells):
             if cell is None or cell == "":
                 raise ReleaseRefused(f"row {first_row + i + 1} has no {self.id_column}")
+            if isinstance(cell, bool) or not isinstance(cell, str | int):
+                raise ReleaseRefused(
+                    f"row {first_row + i + 1}, column {self.id_column}: {cell!r} is neither text nor a whole number"
+                )
         return [str(cell) for cell in cells]
 
     def to_json(self) -> dict[str, Any]:
@@ -88,3 +95,14 @@ class ColumnMapping:
                 raise ReleaseRefused(f"item_columns.{name}.separator must be text")
             features[name] = Column(entry["column"], separator)
         return cls(id_column, features)
+
+
+def _is_list(data_type: pa.DataType) -> bool:
+    return bool(pa.types.is_list(data_type) or pa.types.is_large_list(data_type))
+
+
+def _split(texts: pa.Array, source: Column) -> pa.Array:
+    try:
+        return pc.split_pattern(pc.cast(texts, pa.string()), source.separator)
+    except pa.ArrowException:
+        raise ReleaseRefused(f"column {source.column} of {texts.type} is no text that could be split") from None

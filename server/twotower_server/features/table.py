@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.ipc
 import pyarrow.parquet
 
 from twotower_server.errors import ReleaseRefused
 from twotower_server.features.row import Row, Strings
-from twotower_server.features.schema import Feature, TowerSchema
+from twotower_server.features.schema import TowerSchema
 
 BATCH_ROWS = 8192
 LIST_SEPARATOR = "|"
@@ -28,8 +29,8 @@ LIST_SEPARATOR = "|"
 def read_batches(path: Path, batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
     """Yields a table's rows in batches, never holding the whole file.
 
-    Columns of a CSV file are text: their meaning comes from the schema. Raises ReleaseRefused when the file is missing
-    or is not what its ending says (.csv, .parquet, .arrow, .feather).
+    Columns of a CSV file are text: their meaning comes from the schema. Raises ReleaseRefused when the file is missing,
+    is not what its ending says (.csv, .parquet, .arrow, .feather), or names a column twice.
     """
     readers: dict[str, Callable[[Path, int], Iterator[pa.RecordBatch]]] = {
         ".csv": _csv,
@@ -41,10 +42,15 @@ def read_batches(path: Path, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Record
     if reader is None:
         raise ReleaseRefused(f"{path} must end with {', '.join(readers)}")
     try:
-        yield from reader(path, batch_rows)
+        for batch in reader(path, batch_rows):
+            if twice := sorted({name for name in batch.schema.names if batch.schema.names.count(name) > 1}):
+                raise ReleaseRefused(f"{path} has the column {', '.join(twice)} twice")
+            # Arrow believes what a file says of itself: text that is not UTF-8 fails later, wrong offsets crash.
+            batch.validate(full=True)
+            yield batch
     except FileNotFoundError:
         raise ReleaseRefused(f"{path} does not exist") from None
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise ReleaseRefused(f"{path} cannot be read as {path.suffix}: {str(error).splitlines()[0]}") from None
 
 
@@ -64,17 +70,17 @@ def feature_rows(batch: pa.RecordBatch, schema: TowerSchema, first_row: int = 0)
     Raises ReleaseRefused when no column is a feature or a cell has the wrong type, naming row and column.
     """
     by_name = {f.name: f for f in schema.features}
-    stems = {f.name[:-1]: f for f in schema.features if f.wildcard}
+    stems = tuple(f.name[:-1] for f in schema.features if f.wildcard)
     numbers: list[tuple[str, list[Any]]] = []
     texts: list[tuple[str, list[Any]]] = []
     bags: list[tuple[str, list[Any]]] = []
     for name in batch.schema.names:
         feature = by_name.get(name)
-        stem = next((stem for stem in stems if name.startswith(stem) and name != f"{stem}*"), None)
-        if feature is None and stem is None:
+        if feature is None and not name.startswith(stems):
             continue
-        cells = batch.column(name).to_pylist()
-        if feature is None or feature.kind == "numeric":
+        numeric = feature is None or feature.kind == "numeric"
+        cells = _cells(batch.column(name), numeric=numeric)
+        if feature is None or numeric:
             numbers.append((name, _convert(cells, _number, name, first_row)))
         elif feature.wildcard:
             bags.append((name[:-1], _convert(cells, _bag, name, first_row)))
@@ -97,16 +103,20 @@ def feature_rows(batch: pa.RecordBatch, schema: TowerSchema, first_row: int = 0)
     return rows
 
 
-def is_list_feature(feature: Feature) -> bool:
-    return feature.kind in ("multi_value", "sequence")
+def is_time(data_type: pa.DataType) -> bool:
+    return bool(pa.types.is_date(data_type) or pa.types.is_timestamp(data_type))
+
+
+def epoch_seconds(times: pa.Array) -> pa.Array:
+    """Dates or times as seconds since 1970, float64; those without a time zone are taken as UTC."""
+    # Microseconds fit float64 exactly until the year 2255.
+    microseconds = pc.cast(pc.cast(times, pa.timestamp("us"), safe=False), pa.int64())
+    return pc.divide(microseconds, 1e6)
 
 
 def _csv(path: Path, batch_rows: int) -> Iterator[pa.RecordBatch]:
     with path.open("rb") as file:
         header = pyarrow.csv.read_csv(pa.BufferReader(file.readline())).column_names
-    duplicates = {name for name in header if header.count(name) > 1}
-    if duplicates:
-        raise ReleaseRefused(f"{path} has the column {', '.join(sorted(duplicates))} twice")
     reader = pyarrow.csv.open_csv(
         path,
         read_options=pyarrow.csv.ReadOptions(block_size=1 << 20),
@@ -134,6 +144,13 @@ def _arrow(path: Path, batch_rows: int) -> Iterator[pa.RecordBatch]:
                 yield batch.slice(start, batch_rows)
 
 
+def _cells(column: pa.Array, *, numeric: bool) -> list[Any]:
+    if is_time(column.type):
+        column = epoch_seconds(column) if numeric else pc.cast(column, pa.string())
+    cells: list[Any] = column.to_pylist()
+    return cells
+
+
 def _convert(cells: list[Any], convert: Callable[[Any], Any], name: str, first_row: int) -> list[Any]:
     converted = []
     for i, cell in enumerate(cells):
@@ -145,8 +162,6 @@ def _convert(cells: list[Any], convert: Callable[[Any], Any], name: str, first_r
 
 
 def _number(cell: Any) -> float | None:
-    if hasattr(cell, "timestamp"):  # dates and times count seconds since 1970
-        return float(cell.timestamp())
     try:
         value = float(cell)
     except (ValueError, TypeError):
@@ -159,16 +174,14 @@ def _number(cell: Any) -> float | None:
 def _text(cell: Any) -> str:
     if isinstance(cell, bool):
         return "true" if cell else "false"
-    if isinstance(cell, float):
-        if not cell.is_integer():
-            raise ValueError(f"{cell!r} is not a whole number that could name a category")
+    if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
+    if not isinstance(cell, str | int):
+        raise ValueError(f"{cell!r} is neither text nor a whole number that could name a category")
     return str(cell)
 
 
 def _category(cell: Any) -> list[str]:
-    if isinstance(cell, list):
-        raise ValueError("a list in the column of a category")
     return [_text(cell)]
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from twotower_server.errors import ReleaseRefused
+from twotower_server.features.table import epoch_seconds, is_time
 
 AttributeKind = Literal["text", "number", "flag", "texts"]
 AttributeValue = str | float | bool | list[str]
@@ -64,7 +65,7 @@ def kind_of(data_type: pa.DataType) -> AttributeKind | None:
         return "flag"
     if types.is_integer(data_type) or types.is_floating(data_type) or types.is_decimal(data_type):
         return "number"
-    if types.is_date(data_type) or types.is_timestamp(data_type):
+    if is_time(data_type):
         return "number"
     if types.is_list(data_type) or types.is_large_list(data_type):
         return "texts" if kind_of(data_type.value_type) == "text" else None
@@ -92,9 +93,8 @@ def _convert(column: pa.Array, kind: AttributeKind, separator: str) -> pa.Array:
         return _texts(pc.split_pattern(column, separator) if is_text else column)
     if kind != "number":
         return pc.cast(column, TYPES[kind])
-    if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
-        # Microseconds fit float64 exactly until the year 2255.
-        column = pc.divide(pc.cast(pc.cast(column, pa.timestamp("us")), pa.int64()), 1e6)
+    if is_time(column.type):
+        column = epoch_seconds(column)
     # Not safe: whole numbers above 2^53 round, as every number of an AttributeValue does.
     numbers = pc.cast(column, pa.float64(), safe=is_text)
     numbers = pc.if_else(pc.is_nan(numbers), None, numbers)

@@ -34,6 +34,7 @@ ITEM_ID = "item_id"
 ITEM_KEY = "item_key"
 # Texts with at most so many distinct values are dictionary-encoded: a filter then compares each of them once.
 _MAX_DICTIONARY = 65_536
+_CHUNK_ROWS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Catalog:
     """
 
     def __init__(self, batch: pa.RecordBatch) -> None:
+        self._batch = batch
         self.keys: NDArray[np.uint64] = batch.column(ITEM_KEY).to_numpy()
         ids = batch.column(ITEM_ID)
         _, offsets, data = ids.buffers()
@@ -90,6 +92,20 @@ class Catalog:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def verify(self) -> None:
+        """Reads every row: what `open` believes. Raises ReleaseRefused for data that is broken or out of order."""
+        try:
+            self._batch.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise ReleaseRefused(f"the catalog is broken: {str(error).splitlines()[0]}") from None
+        if not (self.keys[1:] > self.keys[:-1]).all():
+            raise ReleaseRefused(f"the catalog's {ITEM_KEY} is not strictly ascending")
+        for start in range(0, len(self), _CHUNK_ROWS):
+            rows = np.arange(start, min(start + _CHUNK_ROWS, len(self)))
+            wrong = np.flatnonzero(item_keys(self.item_ids(rows)) != self.keys[rows])
+            if wrong.size:
+                raise ReleaseRefused(f"row {rows[wrong[0]]} of the catalog has an {ITEM_KEY} that is not of its id")
 
     @property
     def attribute_kinds(self) -> Mapping[str, AttributeKind]:
@@ -166,11 +182,7 @@ class CatalogWriter:
             self._spool = pa.ipc.new_file(self._sink, self._schema)
         arrays = [pa.array(ids, TYPES["text"])]
         for spec, kind in zip(self._attributes, self._kinds, strict=True):
-            try:
-                arrays.append(convert(_column(spec, batch), kind, spec.separator))
-            except ReleaseRefused as error:
-                first, last = self._rows + 1, self._rows + len(ids)
-                raise ReleaseRefused(f"rows {first} to {last}, column {spec.source}: {error}") from None
+            arrays.append(_attribute(spec, kind, batch, self._rows))
         self._spool.write_batch(pa.record_batch(arrays, schema=self._schema))
         self._keys.append(item_keys(ids))
         self._rows += len(ids)
@@ -219,6 +231,20 @@ def _kind(spec: AttributeSpec, batch: pa.RecordBatch) -> AttributeKind:
             "dates or lists of text"
         )
     return kind
+
+
+def _attribute(spec: AttributeSpec, kind: AttributeKind, batch: pa.RecordBatch, first_row: int) -> pa.Array:
+    column = _column(spec, batch)
+    try:
+        return convert(column, kind, spec.separator)
+    except ReleaseRefused:
+        # Arrow does not say which row it is.
+        for i in range(len(column)):
+            try:
+                convert(column.slice(i, 1), kind, spec.separator)
+            except ReleaseRefused as error:
+                raise ReleaseRefused(f"row {first_row + i + 1}, column {spec.source}: {error}") from None
+        raise
 
 
 def _column(spec: AttributeSpec, batch: pa.RecordBatch) -> pa.Array:
