@@ -11,14 +11,15 @@ from __future__ import annotations
 import datetime
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twotower_server.errors import ReleaseRefused
+from twotower_server.errors import ReleaseRefused, TwoTowerError
 from twotower_server.features.encode import Encoder
 from twotower_server.features.row import Row
 from twotower_server.features.table import count_rows, feature_rows, read_batches
@@ -37,6 +38,8 @@ from twotower_server.release.vectors import VectorSpool, open_vectors, unit_leng
 
 # Held-back users that the index is measured on.
 MAX_QUERIES = 1_000
+# 2^64 divided by the golden ratio, made odd (Knuth's multiplicative hashing).
+_SHUFFLE = np.uint64(0x9E37_79B9_7F4A_7C15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class Recipe:
 def build_release(recipe: Recipe, releases: Path, progress: Progress | None = None, *, activate: bool = False) -> Path:
     """Builds `<releases>/<name>` and returns it; killed at any point it leaves nothing under that name.
 
-    Raises ReleaseRefused, naming the row or file, when the parts do not fit.
+    Raises ReleaseRefused, naming the row or file, when the parts do not fit, TwoTowerError when it cannot be written.
     """
     progress = progress or Silent()
     check_name(recipe.name)
@@ -70,10 +73,19 @@ def build_release(recipe: Recipe, releases: Path, progress: Progress | None = No
     try:
         with durable.new_folder(releases / recipe.name) as folder:
             _write(folder, recipe, model, users, progress)
+    except durable.BeingWritten:
+        raise ReleaseRefused(
+            f"another process is building the release {recipe.name} in {releases}; wait for it, or choose another name"
+        ) from None
     except FileExistsError:
         raise ReleaseRefused(
             f"{releases} has a release {recipe.name} already; releases never change, choose another name"
         ) from None
+    except OSError as error:
+        raise TwoTowerError(
+            f"the release {recipe.name} cannot be written to {releases}: {error.strerror or error}; nothing of it was "
+            "kept. Make room or name another folder"
+        ) from error
     if activate:
         set_active_release(releases, recipe.name)
     return releases / recipe.name
@@ -95,6 +107,7 @@ def _write(folder: Path, recipe: Recipe, model: Model, users: list[Row], progres
         kind=recipe.index,
         queries=queries,
         wanted_recall=recipe.recall,
+        on_stage=progress.start,
         on_progress=progress.advance,
     )
     progress.start("golden samples", 1)
@@ -127,36 +140,48 @@ def _write_items(folder: Path, recipe: Recipe, model: Model, progress: Progress)
     row = 0
     with CatalogWriter(folder, recipe.attributes) as catalog, VectorSpool(folder, model.dimension) as spool:
         for batch in read_batches(recipe.items):
-            ids = model.item_columns.ids(batch, row)
-            rows = feature_rows(model.item_columns.apply(batch), model.schema.item, row)
-            encoded = encoder.encode(rows)
-            for i, error in sorted(encoded.refused.items()):
-                raise ReleaseRefused(f"{recipe.items.name} row {row + i + 1}, item {ids[i]!r}: {error}") from error
-            vectors = _finite(model, model.item_tower.run(encoded), ids)
-            catalog.add(ids, batch)
-            spool.add(vectors)
+            with _naming(recipe.items):
+                ids = model.item_columns.ids(batch, row)
+                rows = feature_rows(model.item_columns.apply(batch), model.schema.item, row)
+                encoded = encoder.encode(rows)
+                if encoded.refused:
+                    i = min(encoded.refused)
+                    raise ReleaseRefused(f"row {row + i + 1}, item {ids[i]!r}: {encoded.refused[i].message}")
+                spool.add(_finite(model, model.item_tower.run(encoded), ids))
+                catalog.add(ids, batch)
             samples.add(ids, rows)
             row += len(ids)
             progress.advance(len(ids))
-        if row == 0:
-            raise ReleaseRefused(f"{recipe.items} has no rows")
         progress.start("sorting the catalog", 1)
-        order = catalog.finish(folder / files.ITEMS)
+        with _naming(recipe.items):
+            order = catalog.finish(folder / files.ITEMS)
         spool.finish(folder / files.VECTORS, order)
         progress.advance(1)
     return row, samples.rows()
 
 
+@contextmanager
+def _naming(table: Path) -> Iterator[None]:
+    """What is refused inside is a fault of this table."""
+    try:
+        yield
+    except ReleaseRefused as error:
+        raise ReleaseRefused(f"{table.name}: {error}") from None
+
+
 class _Samples:
-    """Keeps the items with the smallest keys: a sample that does not depend on the order of the table."""
+    """Keeps some items, spread over the catalog whatever the order of the table is.
+
+    Those with the smallest keys would be its first rows, so keys are shuffled first: multiplied by an odd number.
+    """
 
     def __init__(self) -> None:
         self._kept: list[tuple[int, str, Row]] = []
 
     def add(self, ids: Sequence[str], rows: Sequence[Row]) -> None:
-        keys = item_keys(ids)
-        smallest = np.argsort(keys)[:SAMPLES].tolist()
-        self._kept += [(int(keys[i]), ids[i], rows[i]) for i in smallest]
+        places = item_keys(ids) * _SHUFFLE
+        smallest = np.argsort(places)[:SAMPLES].tolist()
+        self._kept += [(int(places[i]), ids[i], rows[i]) for i in smallest]
         self._kept = sorted(self._kept, key=lambda kept: kept[0])[:SAMPLES]
 
     def rows(self) -> dict[str, Row]:
@@ -164,7 +189,7 @@ class _Samples:
 
 
 def _users(model: Model, table: Path | None) -> list[Row]:
-    """Raw features of held-back users, at most MAX_QUERIES, spread over the table."""
+    """Raw features of the first MAX_QUERIES held-back users."""
     path = table or model.users
     if path is None:
         raise ReleaseRefused(
@@ -172,8 +197,9 @@ def _users(model: Model, table: Path | None) -> list[Row]:
             "golden samples and the recall of the index are measured on them"
         )
     rows: list[Row] = []
-    for batch in read_batches(path):
-        rows += feature_rows(batch, model.schema.user, len(rows))
+    for batch in read_batches(path, MAX_QUERIES):
+        with _naming(path):
+            rows += feature_rows(batch, model.schema.user, len(rows))
         if len(rows) >= MAX_QUERIES:
             break
     if not rows:
@@ -187,7 +213,7 @@ def _embed_users(model: Model, users: list[Row]) -> tuple[list[Row], NDArray[np.
     refused = encoder.encode(users).refused
     kept = [user for i, user in enumerate(users) if i not in refused]
     if not kept:
-        raise ReleaseRefused(f"no held-back user can be embedded: {refused[0]}")
+        raise ReleaseRefused(f"no held-back user can be embedded: {refused[0].message}")
     vectors = model.user_tower.run(encoder.encode(kept))
     return kept, _finite(model, vectors, [f"held-back user {i + 1}" for i in range(len(kept))])
 

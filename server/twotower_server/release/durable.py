@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # `~` cannot be in a release's name, so what is unfinished can never be opened as a release.
@@ -15,32 +15,31 @@ _UNFINISHED = "~building-"
 _LOCK = ".lock"
 
 
+class BeingWritten(FileExistsError):
+    """Another process is writing the folder."""
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder that appears under `path`, complete and fsynced, when the block ends; if it does not end, never.
 
-    Raises FileExistsError when `path` exists. Remains of killed processes are removed first.
+    Raises FileExistsError when `path` exists, BeingWritten when another process makes it. Remains of killed
+    processes are removed first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent)
-    if path.exists():
-        raise FileExistsError(path)
-    unfinished = path.parent / f"{_UNFINISHED}{path.name}-{secrets.token_hex(4)}"
-    # Locked before the folder exists, so whoever sees the folder without a held lock knows that its maker is gone.
-    lock_path = unfinished.with_name(unfinished.name + _LOCK)
-    with lock_path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            unfinished.mkdir()
-            yield unfinished
-            for file in unfinished.iterdir():
-                _fsync(file)
-            _fsync(unfinished)
-            os.rename(unfinished, path)  # fails when somebody else was first: a release is never empty
-            _fsync(path.parent)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            lock_path.unlink(missing_ok=True)
+    for remains in {found.name.removesuffix(_LOCK) for found in path.parent.glob(f"{_UNFINISHED}*")}:
+        with suppress(OSError), _locked(path.with_name(remains)):
+            pass
+    with _locked(path.with_name(_UNFINISHED + path.name)) as unfinished:
+        if path.exists():
+            raise FileExistsError(path)
+        unfinished.mkdir()
+        yield unfinished
+        for file in unfinished.iterdir():
+            _fsync(file)
+        _fsync(unfinished)
+        os.rename(unfinished, path)
+        _fsync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -57,22 +56,38 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+@contextmanager
+def _locked(folder: Path) -> Iterator[Path]:
+    """The name of a folder that nobody else may make meanwhile; it is absent when the block begins and ends.
+
+    The lock of a process that was killed is free, so what it has left is removed here, too.
+    """
+    lock_path = folder.with_name(folder.name + _LOCK)
+    with lock_path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held the lock until just now has removed the file: a third process may lock a new one.
+            mine = os.path.samestat(os.fstat(lock.fileno()), lock_path.stat())
+        except (BlockingIOError, FileNotFoundError):
+            mine = False
+        if not mine:
+            raise BeingWritten(folder)
+        try:
+            _remove(folder)
+            yield folder
+        finally:
+            _remove(folder)
+            lock_path.unlink()
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sweep(parent: Path) -> None:
-    """Removes unfinished folders whose maker is gone: the lock of a living one cannot be had."""
-    for folder in parent.glob(f"{_UNFINISHED}*/"):
-        lock_path = folder.with_name(folder.name + _LOCK)
-        try:
-            with lock_path.open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-                lock_path.unlink(missing_ok=True)
-        except OSError:
-            continue

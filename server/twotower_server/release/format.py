@@ -107,17 +107,13 @@ class Manifest:
             raise ReleaseRefused(f"{MANIFEST} must be an object")
         if data.get("format") != RELEASE_FORMAT:
             raise ReleaseRefused(f"{MANIFEST} has format {data.get('format')!r}, this server reads {RELEASE_FORMAT}")
-        index = _typed(data, "index", dict)
-        recall = index.get("recall")
-        if recall is not None and not isinstance(recall, int | float):
-            raise ReleaseRefused(f"{MANIFEST}.index.recall must be a number or null")
         return cls(
             release=check_name(_typed(data, "release", str)),
             dimension=_count(data, "dimension", 1, MAX_DIMENSION),
             similarity=parse_similarity(data.get("similarity"), MANIFEST),
             calibration=Calibration.from_json(data.get("calibration"), MANIFEST),
             items=_count(data, "items", 1, 2**31 - 1),
-            index=IndexEntry(str(index.get("kind")), recall, _typed(index, "parameters", dict)),
+            index=_index(_typed(data, "index", dict)),
             log_position=_count(data, "log_position", 0, 2**63 - 1),
             created=_typed(data, "created", str),
             training=_typed(data, "training", dict),
@@ -128,17 +124,26 @@ class Manifest:
     def load(cls, folder: Path) -> Manifest:
         """Reads and checks `release.json` of a release folder."""
         path = folder / MANIFEST
-        try:
-            if path.stat().st_size > MAX_MANIFEST_BYTES:
-                raise ReleaseRefused(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
-            return cls.from_json(json.loads(path.read_text("utf-8")))
-        except (FileNotFoundError, NotADirectoryError):
-            raise ReleaseRefused(f"{folder.name} is not a release: it has no {MANIFEST}") from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ReleaseRefused(f"{MANIFEST} is not JSON: {error}") from None
+        if not path.is_file():
+            raise ReleaseRefused(f"{folder.name} is not a release: it has no {MANIFEST}")
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise ReleaseRefused(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
+        return cls.from_json(read_json(path))
 
     def dump(self, folder: Path) -> None:
         (folder / MANIFEST).write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises ReleaseRefused, naming the file, when it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ReleaseRefused(f"{path.name} is missing") from None
+    except OSError as error:
+        raise ReleaseRefused(f"{path.name} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ReleaseRefused(f"{path.name} is not JSON: {error}") from None
 
 
 def file_entry(path: Path) -> FileEntry:
@@ -152,6 +157,13 @@ def file_entry(path: Path) -> FileEntry:
     return FileEntry(digest.hexdigest(), size)
 
 
+def _index(data: Mapping[str, Any]) -> IndexEntry:
+    recall = data.get("recall")
+    if isinstance(recall, bool) or not isinstance(recall, int | float) or not 0 <= recall <= 1:
+        raise ReleaseRefused(f"{MANIFEST}: index.recall must be a number from 0 to 1, not {recall!r}")
+    return IndexEntry(_typed(data, "kind", str), recall, _typed(data, "parameters", dict))
+
+
 def _files(data: Mapping[str, Any]) -> dict[str, FileEntry]:
     # The set is fixed, so a manifest cannot name a path outside its folder.
     if set(data) != set(FILES):
@@ -159,15 +171,15 @@ def _files(data: Mapping[str, Any]) -> dict[str, FileEntry]:
     entries = {}
     for name in FILES:
         entry = data[name]
-        if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
-            raise ReleaseRefused(f"{MANIFEST}.files.{name} needs a sha256 and a size_bytes")
-        entries[name] = FileEntry(entry["sha256"], _count(entry, "size_bytes", 0, 2**63 - 1))
+        if not isinstance(entry, dict):
+            raise ReleaseRefused(f"{MANIFEST}.files.{name} must be an object")
+        entries[name] = FileEntry(_typed(entry, "sha256", str), _count(entry, "size_bytes", 0, 2**63 - 1))
     return entries
 
 
 def _typed(data: Mapping[str, Any], name: str, kind: type) -> Any:
     if not isinstance(data.get(name), kind):
-        raise ReleaseRefused(f"{MANIFEST}.{name} is missing or not of type {kind.__name__}")
+        raise ReleaseRefused(f"{MANIFEST}: {name} is missing or not of type {kind.__name__}")
     return data[name]
 
 

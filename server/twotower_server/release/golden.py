@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from twotower_server.errors import ReleaseRefused
 from twotower_server.features.row import Row, Strings
-from twotower_server.release.format import GOLDEN
+from twotower_server.release.format import GOLDEN, read_json
 
 GOLDEN_FORMAT = 1
 SAMPLES = 64
@@ -50,8 +50,8 @@ class Golden:
     @classmethod
     def load(cls, path: Path) -> Golden:
         """Raises ReleaseRefused when the file is not of this form."""
+        data = read_json(path)
         try:
-            data = json.loads(path.read_text("utf-8"))
             if data["format"] != GOLDEN_FORMAT:
                 raise ReleaseRefused(f"{GOLDEN} has format {data['format']!r}, this server reads {GOLDEN_FORMAT}")
             users, items = data["users"], data["items"]
@@ -63,8 +63,6 @@ class Golden:
                 np.array([item["embedding"] for item in items], np.float32),
                 np.array(data["scores"], np.float32),
             )
-        except FileNotFoundError:
-            raise ReleaseRefused(f"{GOLDEN} is missing") from None
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ReleaseRefused(f"{GOLDEN} cannot be read: {type(error).__name__}: {error}") from None
         if not users or not items or golden.scores.shape != (len(users), len(items)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from twotower_server.errors import ReleaseRefused
 from twotower_server.features.columns import ColumnMapping
 from twotower_server.features.schema import Schema
 from twotower_server.release.calibration import Calibration
-from twotower_server.release.format import ITEM_TOWER, SCHEMA, USER_TOWER, Similarity, parse_similarity
+from twotower_server.release.format import ITEM_TOWER, SCHEMA, USER_TOWER, Similarity, parse_similarity, read_json
 from twotower_server.towers.tower import Tower
 
 MODEL = "model.json"
@@ -72,12 +71,9 @@ class Model:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ReleaseRefused(f"{path.parent} has no {path.name}; `twotower train --out` writes it") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ReleaseRefused(f"{path.name} is not JSON: {error}") from None
+    if not path.is_file():
+        raise ReleaseRefused(f"{path.parent} has no {path.name}; `twotower train --out` writes it")
+    data = read_json(path)
     if not isinstance(data, dict) or data.get("format") != MODEL_FORMAT:
         raise ReleaseRefused(f"{path.name} is not of format {MODEL_FORMAT}")
     return data

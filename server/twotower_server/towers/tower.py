@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from twotower_server.errors import ReleaseRefused
 from twotower_server.features.encode import Encoded
-from twotower_server.features.schema import TowerSchema
+from twotower_server.features.schema import PADDING_ID, TowerSchema
 
 OUTPUT = "embedding"
 MAX_GRAPH_BYTES = 2**31 - 1  # protobuf's own limit
@@ -71,19 +71,26 @@ class Tower:
         node = outputs[OUTPUT]
         if node.type != "tensor(float)" or len(node.shape) != 2:
             raise ReleaseRefused(f"{self.name}: output {OUTPUT} is {node.type} {node.shape}, not float32 [batch, D]")
-        return self._dimension(node.shape[1], wanted)
+        return self._dimension(node.shape[1], schema)
 
-    def _dimension(self, stated: Any, inputs: dict[str, int]) -> int:
-        """The columns of the output, stated or found by running one row of zeros."""
-        zeros: dict[str, Any] = {
-            name: np.zeros((1, width), np.int64 if name == "ids" else np.float32) for name, width in inputs.items()
-        }
+    def _dimension(self, stated: Any, schema: TowerSchema) -> int:
+        """The columns of the output, stated or found by running a row of zeros and one of the greatest ids."""
+        greatest = [feature.table_rows - 1 for feature in schema.categorical for _ in range(feature.width)]
+        rows = Encoded(
+            np.zeros((2, schema.numeric_width), np.float32) if schema.numeric_width else None,
+            np.array([[PADDING_ID] * len(greatest), greatest], np.int64) if greatest else None,
+            np.zeros((2, schema.weights_width), np.float32) if schema.weights_width else None,
+            use=[],
+        )
         try:
-            shape = self._session.run([OUTPUT], zeros)[0].shape
+            shape = self.run(rows).shape
         except Exception as error:
-            raise ReleaseRefused(f"{self.name} fails on a row of zeros: {_first_line(error)}") from None
-        if shape[0] != 1 or (isinstance(stated, int) and shape[1] != stated):
-            raise ReleaseRefused(f"{self.name}: output {OUTPUT} has shape {shape} for one row")
+            raise ReleaseRefused(
+                f"{self.name} fails on a row of zeros or of the greatest ids of the {schema.side} schema: "
+                f"{_first_line(error)}"
+            ) from None
+        if shape[0] != 2 or (isinstance(stated, int) and shape[1] != stated):
+            raise ReleaseRefused(f"{self.name}: output {OUTPUT} has shape {shape} for two rows")
         return int(shape[1])
 
 
