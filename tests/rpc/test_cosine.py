@@ -9,6 +9,7 @@ import pytest
 
 from tests.rpc.messages import ITEM, USER, item, user
 from tests.rpc.recomputed import Features, Recomputed, item_key
+from tests.rpc.refusal import check_problem, refused
 from twotower import v1
 
 USERS: list[Features] = [USER, {"user_age": 70.0}, {"user_city": "Oslo"}]
@@ -82,6 +83,20 @@ def test_items_by_features_are_normalised(cosine_stub: v1.TwoTowerServiceStub, c
         v1.ScoreRequest(embedding=embedding(cosine.item(ITEM)), items=[item(ITEM)])
     ).similarities
     assert itself == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("values", [[float("nan")] + [1.0] * 7, [float("inf")] * 8, [float("-inf")] + [0.0] * 7])
+def test_what_is_not_finite_cannot_be_normalised(cosine_stub: v1.TwoTowerServiceStub, values: list[float]) -> None:
+    request = v1.ScoreRequest(embedding=embedding(values), item_ids=["i1"])
+    refused(cosine_stub.Score, request, "VALUE_NOT_FINITE", "embedding.values")
+
+
+def test_a_tower_whose_vector_is_not_finite(cosine_stub: v1.TwoTowerServiceStub) -> None:
+    bad = item({"item_ctr": 3e38})
+    refused(cosine_stub.GetItemEmbedding, v1.GetItemEmbeddingRequest(item=bad), "VALUE_NOT_FINITE", "item.features")
+    got = cosine_stub.BatchGetItemEmbeddings(v1.BatchGetItemEmbeddingsRequest(items=[bad, item(ITEM)]))
+    check_problem(got.problems[0], 0, "VALUE_NOT_FINITE", "items[0].features")
+    check_unit(got.embeddings[1].values)
 
 
 def test_a_zero_vector_has_similarity_zero_to_everything(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.rpc.messages import ITEM, USER, item, user
 from tests.rpc.recomputed import Features, Recomputed, item_key
@@ -13,7 +14,7 @@ from twotower import v1
 TINY = float(np.finfo(np.float32).tiny)
 
 
-def check_scores(got: v1.ScoreResponse, dot: Recomputed, expected: np.ndarray) -> None:  # type: ignore[type-arg]
+def check_scores(got: v1.ScoreResponse, dot: Recomputed, expected: NDArray[np.float64]) -> None:
     np.testing.assert_allclose(got.similarities, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(got.scores, dot.scores(got.similarities), rtol=1e-6)
 

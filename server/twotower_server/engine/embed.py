@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +22,15 @@ CHUNK_ROWS = 256
 
 _NOTHING = Row()
 
+_R = TypeVar("_R", bound=FeatureRow)
+
 
 def embed_user(snapshot: Snapshot, user: UserRow, limits: Limits) -> tuple[NDArray[np.float32], FeatureUse]:
     """One user's vector, float32 [dimension]. Runs at once: it is the hot path."""
     try:
-        limits.check_id(user.user_id, "user_id")
-        _check_features(user, limits)
+        _check_user(user, limits)
         encoded = snapshot.user_encoder.encode_one(user)
-        return _finite(snapshot.embed_users(encoded), "user")[0], encoded.use[0]
+        return _comparable(snapshot.embed_users(encoded), "user")[0], encoded.use[0]
     except Refused as error:
         raise error.within("user") from None
 
@@ -36,9 +38,9 @@ def embed_user(snapshot: Snapshot, user: UserRow, limits: Limits) -> tuple[NDArr
 def embed_item(snapshot: Snapshot, item: ItemRow, limits: Limits) -> NDArray[np.float32]:
     """One item's vector, float32 [dimension], computed from its features."""
     try:
-        limits.check_id(item.item_id, "item_id")
-        _check_features(item, limits)
-        values: NDArray[np.float32] = _finite(snapshot.embed_items(snapshot.item_encoder.encode_one(item)), "item")[0]
+        _check_item(item, limits)
+        encoded = snapshot.item_encoder.encode_one(item)
+        values: NDArray[np.float32] = _comparable(snapshot.embed_items(encoded), "item")[0]
         return values
     except Refused as error:
         raise error.within("item") from None
@@ -48,16 +50,14 @@ async def embed_users(
     snapshot: Snapshot, users: Sequence[UserRow], limits: Limits
 ) -> tuple[NDArray[np.float32], dict[int, Refused], list[FeatureUse]]:
     """Vectors of many users: float32 [n, dimension], refusals by index (their rows are zero), use of features."""
-    too_large = _check_rows(users, [user.user_id for user in users], "user_id", limits)
-    return await _embed(snapshot, users, too_large, "user")
+    return await _embed(snapshot, users, _too_large(users, _check_user, limits), "user")
 
 
 async def embed_items(
     snapshot: Snapshot, items: Sequence[ItemRow], limits: Limits
 ) -> tuple[NDArray[np.float32], dict[int, Refused]]:
     """Vectors of many items, computed: float32 [n, dimension], refusals by index (their rows are zero)."""
-    too_large = _check_rows(items, [item.item_id for item in items], "item_id", limits)
-    vectors, refused, _ = await _embed(snapshot, items, too_large, "item")
+    vectors, refused, _ = await _embed(snapshot, items, _too_large(items, _check_item, limits), "item")
     return vectors, refused
 
 
@@ -79,24 +79,45 @@ async def _embed(
         use += encoded.use
         for i, error in encoded.refused.items():
             refused.setdefault(start + i, error)
-        if not np.isfinite(computed).all():
-            for i in np.flatnonzero(~np.isfinite(computed).all(axis=1)).tolist():
-                refused.setdefault(start + i, _not_finite(side))
+        if not is_comparable(computed):
+            for i, vector in enumerate(computed):
+                if not is_comparable(vector):
+                    refused.setdefault(start + i, _not_comparable(side))
         vectors[start : start + len(chunk)] = computed
     for i in refused:
         vectors[i] = 0.0
     return vectors, refused, use
 
 
-def _check_rows(rows: Sequence[FeatureRow], ids: Sequence[str], id_field: str, limits: Limits) -> dict[int, Refused]:
+def is_comparable(vectors: NDArray[np.float32]) -> bool:
+    """Whether the dot product of any two of the vectors is finite: all of them are, and short enough.
+
+    float32 [d] or [n, d]. A finite squared norm is enough (Cauchy-Schwarz); stored vectors are verified to have one.
+    """
+    return math.isfinite(np.vdot(vectors, vectors))
+
+
+def _too_large(rows: Sequence[_R], check: Callable[[_R, Limits], None], limits: Limits) -> dict[int, Refused]:
+    """Refusals of the rows that are over a limit, by index."""
     refused: dict[int, Refused] = {}
-    for i, (row, id) in enumerate(zip(rows, ids, strict=True)):
+    for i, row in enumerate(rows):
         try:
-            limits.check_id(id, id_field)
-            _check_features(row, limits)
+            check(row, limits)
         except Refused as error:
             refused[i] = error
     return refused
+
+
+def _check_user(user: UserRow, limits: Limits) -> None:
+    limits.check_id(user.user_id, "user_id")
+    limits.check_id(user.feature_version, "feature_version")
+    limits.check_id(user.routing_key, "routing_key")
+    _check_features(user, limits)
+
+
+def _check_item(item: ItemRow, limits: Limits) -> None:
+    limits.check_id(item.item_id, "item_id")
+    _check_features(item, limits)
 
 
 def _check_features(row: FeatureRow, limits: Limits) -> None:
@@ -105,15 +126,16 @@ def _check_features(row: FeatureRow, limits: Limits) -> None:
         limits.check("features", count, "features")
 
 
-def _finite(vectors: NDArray[np.float32], side: str) -> NDArray[np.float32]:
-    if not np.isfinite(vectors).all():
-        raise _not_finite(side)
+def _comparable(vectors: NDArray[np.float32], side: str) -> NDArray[np.float32]:
+    if not is_comparable(vectors):
+        raise _not_comparable(side)
     return vectors
 
 
-def _not_finite(side: str) -> Refused:
+def _not_comparable(side: str) -> Refused:
     return Refused(
         Reason.VALUE_NOT_FINITE,
-        f"the {side} tower gives no finite vector for these values; are they in range?",
+        f"of these values the {side} tower makes a vector that is not finite, or too long to be compared; "
+        "are they in range?",
         "features",
     )

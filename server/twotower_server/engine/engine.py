@@ -36,8 +36,11 @@ from twotower_server.release.vectors import unit_length
 
 # Up to here a search takes less than handing it to a thread and back.
 _INLINE_ITEMS = 20_000
-# A score and a similarity, float32 each.
-_SCORE_BYTES = 8
+# What an answer takes, for the check before work; the server holds every answer to the limit once it is made.
+_SCORE_BYTES = 8  # a score and a similarity, float32 each
+_ENTRY_BYTES = 16  # of an embedding, or of an entry of BatchScore, beside its values and its release
+_ITEM_BYTES = 32  # of an item found: id, score, similarity; ids and attributes vary, these are usual sizes
+_ATTRIBUTE_BYTES = 24
 # Entries of a BatchScore between two looks at the event loop.
 _ENTRIES_A_TURN = 8
 
@@ -237,21 +240,22 @@ class Engine:
         return self.releases.route(entry.release, _release_of(entry.query))
 
     def _check_scores(self, entries: Sequence[ScoreEntry]) -> None:
-        self.limits.check_response(sum(len(entry.candidates) for entry in entries) * _SCORE_BYTES)
+        candidates = sum(len(entry.candidates) for entry in entries)
+        self.limits.check_response(candidates * _SCORE_BYTES + len(entries) * _ENTRY_BYTES)
 
     def _check_vectors(self, snapshot: Snapshot, count: int) -> None:
-        self.limits.check_response(count * (snapshot.manifest.dimension * 4 + 8))
+        self.limits.check_response(count * (snapshot.manifest.dimension * 4 + len(snapshot.release) + _ENTRY_BYTES))
 
     def _check_selection(self, snapshot: Snapshot, selection: Selection) -> None:
         limits = self.limits
         limits.check("k", selection.k, "k")
         excluded = len(selection.exclude_ids) + len(selection.exclude_keys)
         limits.check("exclusions", excluded, "exclude_item_ids")
-        embedding_bytes = snapshot.manifest.dimension * 4 if selection.embeddings else 0
-        # An answer holds no more items than the catalog; ids and attributes vary, this is their usual size.
-        limits.check_response(
-            min(selection.k, len(snapshot.catalog)) * (64 + embedding_bytes + 32 * len(selection.attributes))
-        )
+        item_bytes = _ITEM_BYTES + sum(len(name) + _ATTRIBUTE_BYTES for name in selection.attributes)
+        if selection.embeddings:
+            item_bytes += snapshot.manifest.dimension * 4 + len(snapshot.release) + _ENTRY_BYTES
+        # An answer holds no more items than the catalog.
+        limits.check_response(min(selection.k, len(snapshot.catalog)) * item_bytes)
 
 
 def _rows(snapshot: Snapshot, candidates: Candidates) -> NDArray[np.int64]:
@@ -269,9 +273,14 @@ def _given(snapshot: Snapshot, given: GivenEmbedding) -> NDArray[np.float32]:
             f"the embedding has {values.size} values, release {snapshot.release} has {dimension} dimensions",
             "embedding.values",
         )
-    if not np.isfinite(values).all():
-        raise Refused(Reason.VALUE_NOT_FINITE, "the embedding holds NaN or an infinity", "embedding.values")
-    return unit_length(values[None])[0] if snapshot.manifest.similarity == "cosine" else values
+    cosine = snapshot.manifest.similarity == "cosine"  # what enters is normalised, so it may be of any length
+    if not (np.isfinite(values).all() if cosine else embed.is_comparable(values)):
+        raise Refused(
+            Reason.VALUE_NOT_FINITE,
+            "the embedding holds NaN or an infinity, or is too long to be compared",
+            "embedding.values",
+        )
+    return unit_length(values[None])[0] if cosine else values
 
 
 def _release_of(query: object) -> str | None:

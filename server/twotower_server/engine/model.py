@@ -27,10 +27,14 @@ class Source(IntEnum):
 
 
 class UserRow(FeatureRow, Protocol):
-    """A user: raw features and an id. `twotower.v1.User` is one."""
+    """A user: raw features, an id, and what routes and caches it. `twotower.v1.User` is one."""
 
     @property
     def user_id(self) -> str: ...
+    @property
+    def feature_version(self) -> str: ...
+    @property
+    def routing_key(self) -> str: ...
 
 
 class ItemRow(FeatureRow, Protocol):

@@ -47,6 +47,6 @@ class Releases:
             raise Refused(
                 Reason.RELEASE_NOT_LOADED,
                 f"release {name[:63]!r} is not loaded; loaded are {', '.join(sorted(self.loaded))}",
-                "release",
+                "release" if embedding_release is None else "embedding.release",
             )
         return snapshot

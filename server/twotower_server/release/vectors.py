@@ -19,7 +19,8 @@ def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     wide = vectors.astype(np.float64)  # squares of float32 values would overflow or vanish
     norms = np.sqrt(np.vecdot(wide, wide))
     norms[norms == 0.0] = 1.0
-    return np.asarray(wide / norms[:, None], np.float32)
+    with np.errstate(invalid="ignore"):  # an infinity becomes NaN, which is refused and not warned about
+        return np.asarray(wide / norms[:, None], np.float32)
 
 
 def open_vectors(path: Path, items: int, dimension: int) -> NDArray[np.float32]:
