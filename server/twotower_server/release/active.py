@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twotower_server.errors import ReleaseRefused
+from twotower_server.errors import ReleaseRefused, TwoTowerError
 from twotower_server.release import durable
 from twotower_server.release.format import MANIFEST, check_name
 
@@ -29,11 +29,14 @@ def active_release(releases: Path) -> str:
 
 
 def set_active_release(releases: Path, name: str) -> None:
-    """Points `active` at a release, in one step."""
+    """Points `active` at a release, in one step. Raises ReleaseRefused, or TwoTowerError when it cannot be written."""
     check_name(name)
     if not (releases / name / MANIFEST).is_file():
         raise ReleaseRefused(f"{releases} has no release {name}; it has {', '.join(release_names(releases)) or 'none'}")
-    durable.write_text(releases / ACTIVE, name + "\n")
+    try:
+        durable.write_text(releases / ACTIVE, name + "\n")
+    except OSError as error:
+        raise TwoTowerError(f"{releases / ACTIVE} cannot be written: {error.strerror}") from error
 
 
 def release_names(releases: Path) -> list[str]:

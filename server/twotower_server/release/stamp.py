@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from twotower_server.errors import TwoTowerError
 from twotower_server.release import durable
 from twotower_server.release.format import FILES, MANIFEST
 
@@ -20,8 +21,14 @@ def is_stamped(release: Path, data: Path) -> bool:
 
 
 def write_stamp(release: Path, data: Path) -> None:
-    """Records that the release, as it is now, has been verified. `data` is the machine's own folder."""
-    durable.write_text(_path(release, data), json.dumps(_identity(release), indent=1) + "\n")
+    """Records that the release, as it is now, has been verified. `data` is the machine's own folder.
+
+    Raises TwoTowerError when it cannot be written.
+    """
+    try:
+        durable.write_text(_path(release, data), json.dumps(_identity(release), indent=1) + "\n")
+    except OSError as error:
+        raise TwoTowerError(f"cannot write to {data}: {error.strerror}; name another folder by --data") from error
 
 
 def _path(release: Path, data: Path) -> Path:

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from twotower_server.errors import ReleaseRefused
+from twotower_server.errors import ReleaseRefused, TwoTowerError
 from twotower_server.release.stamp import write_stamp
 from twotower_server.release.verify import Check, verify_release
 from twotower_server.supervisor.child import Parent
@@ -55,11 +55,8 @@ def _verify(job: Job) -> Report:
         return Report(Event.REFUSED, out_of_memory(job.config))
     try:
         write_stamp(folder, job.config.data)
-    except OSError as error:
-        return Report(
-            Event.FAILED,
-            f"cannot write to {job.config.data}: {error.strerror}; name another folder by --data",
-        )
+    except TwoTowerError as error:
+        return Report(Event.FAILED, str(error))
     log.info("release %s is sound (%.1f s)", job.release, time.perf_counter() - start)
     return Report(Event.DONE)
 
