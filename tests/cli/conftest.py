@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.conftest import Running
 from tests.supervisor.running import Server
+from twotower_server.cli.exit_code import ExitCode
+from twotower_server.cli.main import main
 from twotower_server.features.schema import Schema
 from twotower_server.release.build import Recipe, build_release
 
@@ -21,6 +26,7 @@ ITEMS = 200
 DIMENSION = 4
 
 StartServer = Callable[..., Server]
+Query = Callable[..., tuple[int, str, str]]
 
 
 def _feature(name: str) -> dict[str, object]:
@@ -88,3 +94,37 @@ def start_server(built_releases: Path, tmp_path: Path) -> Iterator[StartServer]:
     yield start
     for server in started:
         server.close()
+
+
+@pytest.fixture
+def silent_target() -> Iterator[str]:
+    """A port where connections are taken and nothing is ever said."""
+    with socket.create_server(("localhost", 0)) as listening:
+        yield f"localhost:{listening.getsockname()[1]}"
+
+
+@pytest.fixture
+def query(server: Running, capsys: pytest.CaptureFixture[str]) -> Query:
+    """Runs `twotower query` on the server of the release `dot`: exit code, standard output, standard error."""
+
+    def run(*arguments: str, target: str | None = None) -> tuple[int, str, str]:
+        try:
+            code = main(["query", *arguments, "--target", target or server.target])
+        except SystemExit as stopped:  # argparse's way out
+            code = int(stopped.code or 0)
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run
+
+
+@pytest.fixture
+def asked(query: Query) -> Callable[..., Any]:
+    """The JSON document of a query that is answered."""
+
+    def run(*arguments: str) -> Any:
+        code, out, err = query(*arguments, "--json")
+        assert (code, err) == (ExitCode.OK, "")
+        return json.loads(out)
+
+    return run

@@ -9,6 +9,14 @@ from twotower_server.errors import ReleaseRefused, TwoTowerError
 from twotower_server.supervisor.errors import NoRelease, PortTaken
 
 
+class UsageError(TwoTowerError):
+    """Arguments that a command cannot use; the message says which, and what to write."""
+
+
+class ExtraMissing(TwoTowerError):
+    """A command needs a part of the package that is not installed; the message says how to install it."""
+
+
 class ExitCode(IntEnum):
     """How a command ended."""
 
@@ -35,9 +43,11 @@ DESCRIPTION = {
 
 _CODES: dict[type[TwoTowerError], ExitCode] = {
     ConfigError: ExitCode.USAGE,
+    UsageError: ExitCode.USAGE,
     ReleaseRefused: ExitCode.RELEASE_REFUSED,
     PortTaken: ExitCode.PORT_TAKEN,
     NoRelease: ExitCode.NO_RELEASE,
+    ExtraMissing: ExitCode.EXTRA_MISSING,
 }
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from twotower_server.cli import exit_code
-from twotower_server.cli.exit_code import ExitCode
+from twotower_server.cli.exit_code import ExitCode, ExtraMissing
 from twotower_server.errors import TwoTowerError
 
 
@@ -19,13 +20,15 @@ from twotower_server.errors import TwoTowerError
 class Command:
     """A command: module `twotower_server.cli.<name>` with `add_parser(subparsers)` and `run(args) -> int`.
 
-    needs: modules that the base installation lacks, and `extra` brings.
+    needs:       modules that the base installation lacks, and `extra` brings.
+    environment: variables that its module needs set when it is imported; those of the caller win.
     """
 
     name: str
     help: str
     extra: str
     needs: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 _SERVER = ("faiss", "grpc_health", "grpc_reflection", "onnxruntime", "pyarrow", "rich", "uvloop", "xxhash")
@@ -34,7 +37,8 @@ COMMANDS = (
     Command("serve", "serve the active release by gRPC", "server", _SERVER),
     Command("release", "build, inspect, verify and activate releases", "server", _SERVER),
     Command("train", "train the towers of a model", "train", (*_SERVER, "torch", "onnx", "onnxscript")),
-    Command("query", "ask a running server", "server", ("rich",)),
+    # gRPC would log every connection that fails to standard error; the command says it in one line.
+    Command("query", "ask a running server", "server", ("rich",), {"GRPC_VERBOSITY": "NONE"}),
     Command("demo", "build the demo release and serve it", "server", _SERVER),
 )
 
@@ -54,23 +58,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     # The command must come first but for -h and --version, so its module is known before anything is parsed.
     command = next((command for command in COMMANDS if arguments[:1] == [command.name]), None)
+    program = f"twotower {command.name}" if command else "twotower"
     try:
-        missing = next((name for name in command.needs if not _installed(name)), None) if command else None
-        if command and missing:
-            print(
-                f'twotower {command.name} needs {missing}: pip install "twotower[{command.extra}]"',
-                file=sys.stderr,
-            )
-            return ExitCode.EXTRA_MISSING
-        module = importlib.import_module(f"twotower_server.cli.{command.name}") if command else None
+        module = _import(command) if command else None
         parser = _parser(command, module)
         args = parser.parse_args(arguments)
-        return int(module.run(args)) if module else _nothing_named(parser)
+        code = int(module.run(args)) if module else _nothing_named(parser)
+        sys.stdout.flush()
+        return code
     except TwoTowerError as error:
-        print(f"twotower {command.name if command else ''}: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return exit_code.of(error)
+    except BrokenPipeError:
+        # Who read the output has gone, as `head` does. Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+
+
+def _import(command: Command) -> Any:
+    """The command's module. Raises ExtraMissing."""
+    for name in command.needs:
+        if not _installed(name):
+            raise ExtraMissing(f'needs {name}: pip install "twotower[{command.extra}]"')
+    for name, value in command.environment.items():
+        os.environ.setdefault(name, value)
+    return importlib.import_module(f"twotower_server.cli.{command.name}")
 
 
 def _parser(command: Command | None, module: Any) -> argparse.ArgumentParser:

@@ -33,6 +33,7 @@ def show_items(embeddings: twotower.ItemEmbeddings, item_ids: Sequence[str], as_
     """The vectors of items; of a new one when there are no ids."""
     vectors = [embeddings[position] for position in range(len(embeddings))]
     names = item_ids or ["(new item)"] * len(vectors)
+    dimension = embeddings.matrix.shape[1]
     if as_json:
         items = [
             {
@@ -42,9 +43,9 @@ def show_items(embeddings: twotower.ItemEmbeddings, item_ids: Sequence[str], as_
             }
             for item_id, vector in zip(names, vectors, strict=True)
         ]
-        return _print_json({"release": embeddings.release, "items": items})
+        return _print_json({"release": embeddings.release, "dimension": dimension, "items": items})
     console = _console()
-    console.print(f"release {embeddings.release} · dimension {embeddings.matrix.shape[1]}")
+    console.print(f"release {embeddings.release} · dimension {dimension}")
     for item_id, vector in zip(names, vectors, strict=True):
         if vector is None:
             console.print(f"{item_id}: not in the catalog")
@@ -57,8 +58,8 @@ def show_scores(scores: twotower.Scores, as_json: bool) -> None:
     """The candidates, best first; those that the catalog lacks at the end."""
     missing = set(scores.missing_indices.tolist())
     order = scores.order().tolist()
-    values, similarities = _shortest(scores.scores), _shortest(scores.similarities)
     if as_json:
+        values, similarities = _shortest(scores.scores), _shortest(scores.similarities)
         items = [
             {
                 "item_id": scores.item_ids[position],
@@ -69,13 +70,13 @@ def show_scores(scores: twotower.Scores, as_json: bool) -> None:
             for position in order
         ]
         return _print_json({**_served(scores), "items": items})
-    table = _table("#", "item", "score", "similarity")
+    table = _table()
     for rank, position in enumerate(order, start=1):
         item_id = scores.item_ids[position]
         if position in missing:
             table.add_row("", item_id, "not in the catalog", "")
         else:
-            table.add_row(str(rank), item_id, f"{values[position]:.4f}", f"{similarities[position]:.4f}")
+            table.add_row(str(rank), item_id, *_numbers(scores.scores[position], scores.similarities[position]))
     console = _console()
     console.print(_origin(scores))
     console.print(table)
@@ -83,8 +84,8 @@ def show_scores(scores: twotower.Scores, as_json: bool) -> None:
 
 def show_recommendations(recommendations: twotower.Recommendations, attributes: Sequence[str], as_json: bool) -> None:
     """The items, best first, with a column for each of the attributes."""
-    values, similarities = _shortest(recommendations.scores), _shortest(recommendations.similarities)
     if as_json:
+        values, similarities = _shortest(recommendations.scores), _shortest(recommendations.similarities)
         items = [
             {
                 "item_id": item.item_id,
@@ -95,18 +96,13 @@ def show_recommendations(recommendations: twotower.Recommendations, attributes: 
             for item, score, similarity in zip(recommendations.items, values, similarities, strict=True)
         ]
         return _print_json({**_served(recommendations), "items": items})
-    table = _table("#", "item", *attributes, "score", "similarity", numbers=("#", "score", "similarity"))
-    for rank, (item, score, similarity) in enumerate(
-        zip(recommendations.items, values, similarities, strict=True), start=1
-    ):
+    table = _table(attributes)
+    for rank, item in enumerate(recommendations.items, start=1):
         cells = [_cell(item.attributes.get(name)) for name in attributes]
-        table.add_row(str(rank), item.item_id, *cells, f"{score:.4f}", f"{similarity:.4f}")
+        table.add_row(str(rank), item.item_id, *cells, *_numbers(item.score, item.similarity))
     console = _console()
     console.print(_origin(recommendations))
-    if recommendations.items:
-        console.print(table)
-    else:
-        console.print("No item matches; loosen the filter or the exclusions.")
+    console.print(table if recommendations.items else "No item matches; loosen the filter or the exclusions.")
 
 
 def _served(result: twotower.UserEmbedding | twotower.Scores | twotower.Recommendations) -> dict[str, Any]:
@@ -126,6 +122,11 @@ def _origin(result: twotower.UserEmbedding | twotower.Scores | twotower.Recommen
     return f"{line} · features: {use.used} used, {use.missing} missing, {use.unknown} unknown" if use else line
 
 
+def _numbers(score: float, similarity: float) -> tuple[str, str]:
+    """Exactly 0 means missing, so a tiny score must not look like it."""
+    return f"{score:.4f}" if score >= 0.0001 else f"{score:.1e}", f"{similarity:.4f}"
+
+
 def _cell(value: str | float | bool | tuple[str, ...] | None) -> str:
     match value:
         case None:
@@ -139,12 +140,13 @@ def _cell(value: str | float | bool | tuple[str, ...] | None) -> str:
     return str(value)
 
 
-def _table(*columns: str, numbers: Sequence[str] = ("#", "score", "similarity")) -> Table:
+def _table(attributes: Sequence[str] = ()) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for position, column in enumerate(columns):
-        # An attribute may be called score, too; only the outer columns are the server's.
-        outer = position == 0 or position >= len(columns) - 2
-        table.add_column(column, justify="right" if outer and column in numbers else "left", overflow="fold")
+    table.add_column("#", justify="right")
+    for name in ("item", *attributes):
+        table.add_column(name, overflow="fold")
+    table.add_column("score", justify="right")
+    table.add_column("similarity", justify="right")
     return table
 
 
