@@ -30,7 +30,7 @@ def client(server: Running) -> Iterator[twotower.Client]:
 
 
 def float32(values: list[float]) -> list[float]:
-    return np.array(values, np.float32).tolist()
+    return list(np.array(values, np.float32).tolist())
 
 
 def words(line: str) -> list[str]:
@@ -73,7 +73,7 @@ def test_values_have_the_shortest_digits_that_mean_the_same() -> None:
 
 
 def test_features_of_every_kind(asked: Callable[..., Any], client: twotower.Client, tmp_path: Path) -> None:
-    features = {
+    features: dict[str, twotower.FeatureValue] = {
         "age": 34,
         "user_hour": 7.5,
         "gender": "f",
