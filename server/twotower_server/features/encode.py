@@ -135,7 +135,8 @@ class Encoder:
         rest: list[tuple[str, float]] = []
         slots = self._numeric_slots
         total = 0.0
-        for name, value in features.items():
+        for name in features:  # on a map of protobuf faster than items()
+            value = features[name]
             slot = slots.get(name)
             if slot is None:
                 rest.append((name, value))

@@ -181,17 +181,20 @@ def scores(results: Sequence[Scored | Refused]) -> v1.BatchScoreResponse:
 def recommended(found: Found, include_embeddings: bool) -> v1.RecommendResponse:
     user = found.user
     assert user is not None
-    return v1.RecommendResponse(
-        items=_scored_items(found),
+    response = v1.RecommendResponse(
         release=found.release,
         source=user.source,  # type: ignore[arg-type]
         user_embedding=embedding(user.values, found.release) if include_embeddings else None,
         feature_use=feature_use(user.use),
     )
+    _add_items(response, found)
+    return response
 
 
 def nearest(found: Found) -> v1.SearchItemsResponse:
-    return v1.SearchItemsResponse(items=_scored_items(found), release=found.release)
+    response = v1.SearchItemsResponse(release=found.release)
+    _add_items(response, found)
+    return response
 
 
 def problems(refused: Mapping[int, Refused], entries: str) -> list[v1.Problem]:
@@ -271,19 +274,18 @@ def _add_vectors(
     )
 
 
-def _scored_items(found: Found) -> list[v1.ScoredItem]:
-    scores, similarities = found.scores.tolist(), found.similarities.tolist()
-    items = [
-        v1.ScoredItem(item_id=id, score=scores[i], similarity=similarities[i]) for i, id in enumerate(found.item_ids)
-    ]
+def _add_items(response: v1.RecommendResponse | v1.SearchItemsResponse, found: Found) -> None:
+    # Added in place: a list given to the constructor is copied, item by item.
+    add = response.items.add
+    for id, score, similarity in zip(found.item_ids, found.scores.tolist(), found.similarities.tolist(), strict=True):
+        add(item_id=id, score=score, similarity=similarity)
     if found.embeddings is not None:
-        for item, values in zip(items, found.embeddings, strict=True):
+        for item, values in zip(response.items, found.embeddings, strict=True):
             item.embedding.MergeFrom(embedding(values, found.release))
     if found.attributes is not None:
-        for item, attributes in zip(items, found.attributes, strict=True):
+        for item, attributes in zip(response.items, found.attributes, strict=True):
             for name, value in attributes.items():
                 item.attributes[name].CopyFrom(_attribute(value))
-    return items
 
 
 def _attribute(value: AttributeValue) -> v1.AttributeValue:

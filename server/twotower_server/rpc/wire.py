@@ -38,10 +38,14 @@ def packed_rows(field: int, inner: int, values: NDArray[np.float32], end: bytes,
 
 def _delimited(field: int, length: int) -> bytes:
     """What stands before `length` bytes of a field."""
+    return _varint(field << 3 | _DELIMITED) + _varint(length)
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first; the top bit says that more follow."""
     head = bytearray()
-    for number in (field << 3 | _DELIMITED, length):
-        while number > 0x7F:
-            head.append(number & 0x7F | 0x80)
-            number >>= 7
-        head.append(number)
+    while number > 0x7F:
+        head.append(number & 0x7F | 0x80)
+        number >>= 7
+    head.append(number)
     return bytes(head)
