@@ -251,6 +251,7 @@ class Engine:
         limits.check("k", selection.k, "k")
         excluded = len(selection.exclude_ids) + len(selection.exclude_keys)
         limits.check("exclusions", excluded, "exclude_item_ids")
+        snapshot.catalog.check_attributes(selection.attributes)
         item_bytes = _ITEM_BYTES + sum(len(name) + _ATTRIBUTE_BYTES for name in selection.attributes)
         if selection.embeddings:
             item_bytes += snapshot.manifest.dimension * 4 + len(snapshot.release) + _ENTRY_BYTES

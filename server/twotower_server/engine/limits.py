@@ -38,7 +38,7 @@ class Limits:
             )
 
     def check_response(self, size_bytes: int) -> None:
-        """Raises LIMIT_EXCEEDED when the answer would not fit a message, before any work is done for it."""
+        """Raises LIMIT_EXCEEDED when the answer does not fit a message."""
         if size_bytes > self.response_bytes:
             raise Refused(
                 Reason.LIMIT_EXCEEDED,

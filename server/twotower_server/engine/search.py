@@ -21,11 +21,10 @@ def search(
 ) -> Found:
     """The `selection.k` items most similar to `query`, float32 [dimension]; fewer only when fewer are eligible.
 
-    exclude: one more item id to leave out ("" = none). Safe in any thread: a snapshot never changes.
+    exclude: one more item id to leave out ("" = none). The attributes wanted are those of the catalog. Safe in any
+    thread: a snapshot never changes.
     """
     catalog = snapshot.catalog
-    # Before the search, so that an unknown attribute is refused before work.
-    catalog.check_attributes(selection.attributes)
     eligible = None if selection.filter is None else mask(catalog, selection.filter)
     rows, similarities = snapshot.index.search(
         query, selection.k, excluded_rows=_excluded(snapshot, selection, exclude), eligible=eligible

@@ -27,9 +27,11 @@ from twotower_server.features.encode import FeatureUse
 from twotower_server.features.schema import TowerSchema
 from twotower_server.items.catalog import AttributeValue
 from twotower_server.release.snapshot import Snapshot
-from twotower_server.rpc.status import code_number
+from twotower_server.rpc.status import code_number, field_of, message_of
 from twotower_server.rpc.wire import packed, packed_rows
 
+# Of all problems of an answer together: a batch of nothing but problems must fit a message, too.
+_PROBLEM_TEXT_BYTES = 256 << 10
 _SIMILARITIES = {"dot": v1.SIMILARITY_DOT, "cosine": v1.SIMILARITY_COSINE}
 
 
@@ -110,7 +112,7 @@ def selection(request: v1.RecommendRequest | v1.SearchItemsRequest) -> Selection
         exclude_ids=request.exclude_item_ids,
         exclude_keys=np.array(request.exclude_item_keys, np.uint64),
         embeddings=request.include_embeddings,
-        attributes=request.return_attributes,
+        attributes=tuple(dict.fromkeys(request.return_attributes)),  # each once, however often it is named
     )
 
 
@@ -155,13 +157,13 @@ def item_embeddings(vectors: Vectors, encoding: int) -> v1.BatchGetItemEmbedding
     return response
 
 
-def score(scored: Scored) -> v1.ScoreResponse:
+def score(scored: Scored, problem_text_bytes: int = _PROBLEM_TEXT_BYTES) -> v1.ScoreResponse:
     response = v1.ScoreResponse(
         missing_indices=scored.missing,
         release=scored.user.release,
         source=scored.user.source,  # type: ignore[arg-type]
         feature_use=feature_use(scored.user.use),
-        problems=problems(scored.refused, "items"),
+        problems=problems(scored.refused, "items", problem_text_bytes),
     )
     response.MergeFromString(
         packed(v1.ScoreResponse.SCORES_FIELD_NUMBER, scored.scores)
@@ -172,8 +174,11 @@ def score(scored: Scored) -> v1.ScoreResponse:
 
 def scores(results: Sequence[Scored | Refused]) -> v1.BatchScoreResponse:
     refused = {i: result for i, result in enumerate(results) if isinstance(result, Refused)}
+    text_bytes = _PROBLEM_TEXT_BYTES // max(len(results), 1)
     return v1.BatchScoreResponse(
-        responses=[v1.ScoreResponse() if isinstance(result, Refused) else score(result) for result in results],
+        responses=[
+            v1.ScoreResponse() if isinstance(result, Refused) else score(result, text_bytes) for result in results
+        ],
         problems=problems(refused, "requests"),
     )
 
@@ -197,18 +202,22 @@ def nearest(found: Found) -> v1.SearchItemsResponse:
     return response
 
 
-def problems(refused: Mapping[int, Refused], entries: str) -> list[v1.Problem]:
-    """One a failed entry, by index; `entries` names the request's list."""
-    return [
-        v1.Problem(
-            index=i,
-            code=code_number(error.reason),
-            reason=int(error.reason),  # type: ignore[arg-type]
-            message=f"{error.reason.name}: {error.message}",
-            field=error.within(f"{entries}[{i}]").field,
-        )
-        for i, error in sorted(refused.items())
-    ]
+def problems(refused: Mapping[int, Refused], entries: str, text_bytes: int = _PROBLEM_TEXT_BYTES) -> list[v1.Problem]:
+    """One a failed entry, by index; `entries` names the request's list.
+
+    Messages and fields are written until `text_bytes` are used up; from there on the message is the reason alone.
+    """
+    found = []
+    for i, error in sorted(refused.items()):
+        problem = v1.Problem(index=i, code=code_number(error.reason), reason=int(error.reason))  # type: ignore[arg-type]
+        if text_bytes > 0:
+            problem.message = message_of(error)
+            problem.field = field_of(error.within(f"{entries}[{i}]"))
+            text_bytes -= problem.ByteSize()
+        else:
+            problem.message = error.reason.name
+        found.append(problem)
+    return found
 
 
 def serving_info(

@@ -11,6 +11,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from twotower_server.engine.limits import Limits
 from twotower_server.errors import Reason, Refused
 from twotower_server.rpc.status import abort
 
@@ -19,16 +20,14 @@ log = logging.getLogger(__name__)
 Method = Callable[[Any], Awaitable[Message]]
 
 
-def service_handler(service: ServiceDescriptor, methods: dict[str, Method]) -> grpc.GenericRpcHandler:
+def service_handler(service: ServiceDescriptor, methods: dict[str, Method], limits: Limits) -> grpc.GenericRpcHandler:
     """A handler for every RPC of a service; those without a method answer UNIMPLEMENTED."""
-    handlers = {}
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for rpc in service.methods:
         method = methods.get(rpc.name)
-        call = _unimplemented(rpc.name) if method is None else _call(method, rpc.name)
+        call = _unimplemented(rpc.name) if method is None else _call(method, rpc.name, limits)
         handlers[rpc.name] = grpc.unary_unary_rpc_method_handler(
-            call,
-            request_deserializer=_deserializer(GetMessageClass(rpc.input_type)),
-            response_serializer=GetMessageClass(rpc.output_type).SerializeToString,
+            call, request_deserializer=_deserializer(GetMessageClass(rpc.input_type))
         )
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
@@ -45,15 +44,18 @@ def _deserializer(message: type[Message]) -> Callable[[bytes], Message | None]:
     return parse
 
 
-def _call(method: Method, name: str) -> Callable[..., Awaitable[Message]]:
-    async def call(request: Message | None, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+def _call(method: Method, name: str, limits: Limits) -> Callable[..., Awaitable[bytes]]:
+    async def call(request: Message | None, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         try:
             if request is None:
                 raise Refused(
                     Reason.UNSPECIFIED,
                     f"the bytes are not a {name} request: they are damaged, or a string is not UTF-8",
                 )
-            return await method(request)
+            answer = (await method(request)).SerializeToString()
+            # Its size was estimated before work; ids, texts and problems may make it larger than a client can read.
+            limits.check_response(len(answer))
+            return answer
         except Refused as error:
             await abort(context, error)
         except Exception:
@@ -63,8 +65,8 @@ def _call(method: Method, name: str) -> Callable[..., Awaitable[Message]]:
     return call
 
 
-def _unimplemented(name: str) -> Callable[..., Awaitable[Message]]:
-    async def call(request: Message | None, context: grpc.aio.ServicerContext[Any, Any]) -> Message:
+def _unimplemented(name: str) -> Callable[..., Awaitable[bytes]]:
+    async def call(request: Message | None, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{name} is not implemented by this version of the server")
 
     return call

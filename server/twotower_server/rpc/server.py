@@ -38,7 +38,9 @@ class RpcServer:
         self._server = grpc.aio.server(options=_options(engine.limits.request_bytes))
         self._health = health.aio.HealthServicer()
         methods: dict[str, dict[str, Method]] = {"TwoTowerService": TwoTowerServicer(engine).methods()}
-        handlers = [service_handler(service, methods.get(name, {})) for name, service in _SERVICES.items()]
+        handlers = [
+            service_handler(service, methods.get(name, {}), engine.limits) for name, service in _SERVICES.items()
+        ]
         self._server.add_generic_rpc_handlers(tuple(handlers))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._names = [service.full_name for service in _SERVICES.values()]

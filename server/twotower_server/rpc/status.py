@@ -12,6 +12,11 @@ from twotower_server.errors import Reason, Refused
 
 DOMAIN = "twotower"
 
+# Names that a caller sent stand in messages. Clients refuse trailers of more than 8 KiB, which hold the message twice:
+# percent-encoded, and in base64 with the field.
+_MESSAGE_BYTES = 1_024
+_FIELD_BYTES = 512
+
 CODES: dict[Reason, grpc.StatusCode] = {
     Reason.UNSPECIFIED: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.FIELD_REQUIRED: grpc.StatusCode.INVALID_ARGUMENT,
@@ -43,12 +48,31 @@ def code_number(reason: Reason) -> int:
     return number
 
 
+def message_of(error: Refused) -> str:
+    """What a caller reads: the reason first."""
+    return _shortened(f"{error.reason.name}: {error.message}", _MESSAGE_BYTES)
+
+
+def field_of(error: Refused) -> str:
+    """Where in the request; "" when it is not one field."""
+    return _shortened(error.field, _FIELD_BYTES)
+
+
+def _shortened(text: str, size_bytes: int) -> str:
+    """Both ends of a text that is longer, in UTF-8, than about so much."""
+    data = text.encode()
+    if len(data) <= size_bytes:
+        return text
+    half = size_bytes // 2
+    return f"{data[:half].decode(errors='ignore')}…{data[-half:].decode(errors='ignore')}"
+
+
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Refused) -> NoReturn:
     """Ends a call with the status of a refusal: the reason first in the message, ErrorInfo in the trailers."""
     code = CODES[error.reason]
-    message = f"{error.reason.name}: {error.message}"
+    message, field = message_of(error), field_of(error)
     detail = any_pb2.Any()
-    metadata = {"field": error.field} if error.field else {}
+    metadata = {"field": field} if field else {}
     detail.Pack(error_details_pb2.ErrorInfo(reason=error.reason.name, domain=DOMAIN, metadata=metadata))
     status = status_pb2.Status(code=code.value[0], message=message, details=[detail])
     await context.abort(code, message, (("grpc-status-details-bin", status.SerializeToString()),))
