@@ -101,8 +101,8 @@ demo-model: .venv-train/.train ## Train the towers of the demo release again
 	.venv-train/bin/python -m twotower_server.demo.make_model
 
 .PHONY: bench
-bench: .venv/.server $(TOOLS)/bin/ghz ## Measure the server with a load generator outside its process
-	GHZ=$(TOOLS)/bin/ghz .venv/bin/python bench/run.py
+bench: .venv/.dev $(TOOLS)/bin/ghz ## Measure the server with a load generator outside its process
+	GHZ=$(TOOLS)/bin/ghz .venv/bin/python -m bench.run $(BENCH)
 
 .PHONY: clean
 clean: ## Remove the environments, programs and caches made here

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from twotower_server.features.schema import Schema
@@ -49,7 +50,7 @@ def users(count: int, seed: int = 7) -> list[dict[str, float]]:
     return [dict(zip(USER_FEATURES, row, strict=True)) for row in values.tolist()]
 
 
-def _user_values(count: int, seed: int) -> np.ndarray:
+def _user_values(count: int, seed: int) -> NDArray[np.float64]:
     latent = np.random.default_rng(seed).normal(size=(count, LATENT))
     mixing = np.random.default_rng(11).normal(size=(LATENT, len(USER_FEATURES))) / 4.0
     return latent @ mixing
