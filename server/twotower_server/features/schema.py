@@ -246,7 +246,7 @@ class Schema:
             return cls.from_json(json.loads(path.read_text("utf-8")))
         except FileNotFoundError:
             raise ReleaseRefused(f"{path.name} is missing") from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ReleaseRefused(f"{path.name} is not JSON: {error}") from None
 
     def dump(self, path: Path) -> None:

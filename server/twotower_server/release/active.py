@@ -18,9 +18,9 @@ def active_release(releases: Path) -> str:
     except FileNotFoundError:
         found = release_names(releases)
         hint = (
-            f"activate one of {', '.join(found)}: twotower release activate"
+            f"activate one of {', '.join(found)}: twotower release activate {found[-1]} --releases {releases}"
             if found
-            else "build one: twotower release build --activate"
+            else f"build one: twotower release build --activate --releases {releases}"
         )
         raise ReleaseRefused(f"{releases} has no active release; {hint}") from None
     except (UnicodeDecodeError, OSError) as error:

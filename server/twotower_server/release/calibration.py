@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,13 +24,15 @@ class Calibration:
     @classmethod
     def from_json(cls, data: object, where: str) -> Calibration:
         body = data if isinstance(data, dict) else {}
-        scale, bias = body.get("scale"), body.get("bias")
-        for value in (scale, bias):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        numbers = []
+        for value in (body.get("scale"), body.get("bias")):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
                 raise ReleaseRefused(f"{where}.calibration needs two finite numbers, scale and bias")
-        if scale <= 0:  # type: ignore[operator]
-            raise ReleaseRefused(f"{where}.calibration.scale must be greater than 0, not {scale}")
-        return cls(float(scale), float(bias))  # type: ignore[arg-type]
+            numbers.append(float(value))
+        scale, bias = numbers
+        if scale <= 0:
+            raise ReleaseRefused(f"{where}.calibration.scale must be greater than 0, not {scale:g}")
+        return cls(scale, bias)
 
     def to_json(self) -> dict[str, float]:
         return {"scale": self.scale, "bias": self.bias}

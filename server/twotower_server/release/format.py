@@ -63,7 +63,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`release.json`.
+    """`release.json`; it holds its own SHA-256, too.
 
     items:        rows of the catalog. dimension: columns of every vector.
     log_position: the last catalog change that the items already contain (0: none).
@@ -82,7 +82,7 @@ class Manifest:
     files: Mapping[str, FileEntry]
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        body = {
             "format": RELEASE_FORMAT,
             "release": self.release,
             "dimension": self.dimension,
@@ -99,6 +99,7 @@ class Manifest:
             "training": dict(self.training),
             "files": {n: {"sha256": f.sha256, "size_bytes": f.size_bytes} for n, f in self.files.items()},
         }
+        return {**body, "sha256": _digest(body)}
 
     @classmethod
     def from_json(cls, data: object) -> Manifest:
@@ -107,6 +108,8 @@ class Manifest:
             raise ReleaseRefused(f"{MANIFEST} must be an object")
         if data.get("format") != RELEASE_FORMAT:
             raise ReleaseRefused(f"{MANIFEST} has format {data.get('format')!r}, this server reads {RELEASE_FORMAT}")
+        if data.get("sha256") != _digest(data):
+            raise ReleaseRefused(f"{MANIFEST} has changed: its own SHA-256 is another; a release is never edited")
         return cls(
             release=check_name(_typed(data, "release", str)),
             dimension=_count(data, "dimension", 1, MAX_DIMENSION),
@@ -155,6 +158,12 @@ def file_entry(path: Path) -> FileEntry:
             digest.update(chunk)
             size += len(chunk)
     return FileEntry(digest.hexdigest(), size)
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    """SHA-256 of everything that a manifest says but this: of its JSON without spaces, keys sorted, in ASCII."""
+    body = {name: value for name, value in data.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _index(data: Mapping[str, Any]) -> IndexEntry:
