@@ -31,7 +31,8 @@ const (
 type ErrorReason int32
 
 const (
-	// None given. Never sent.
+	// INVALID_ARGUMENT: the bytes of the request are no such message, or hold a string that is not UTF-8. No other
+	// refusal has this reason.
 	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
 	// INVALID_ARGUMENT: a field that is needed is not set, or none of several alternatives is.
 	// Example: a ScoreRequest without `user` and without `embedding`
