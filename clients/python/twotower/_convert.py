@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twotower import v1
-from twotower._errors import ErrorReason, status_code
+from twotower._errors import ErrorReason, status_code, without_reason
 from twotower._result import (
     AttributeValue,
     BatchScores,
@@ -213,8 +213,8 @@ def _problems(problems: Iterable[v1.Problem]) -> tuple[Problem, ...]:
         Problem(
             index=problem.index,
             code=status_code(problem.code),
-            reason=ErrorReason(problem.reason),
-            message=problem.message,
+            reason=(reason := ErrorReason(problem.reason)),
+            message=without_reason(problem.message, reason),
             field=problem.field,
         )
         for problem in problems

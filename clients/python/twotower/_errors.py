@@ -221,8 +221,13 @@ def error_of(
 ) -> TwoTowerError:
     """The error of the tree that fits the reason, else the code."""
     kind = _BY_REASON.get(reason) or _BY_CODE.get(code, TwoTowerError)
-    message = message.removeprefix(f"{reason.name}: ")
+    message = without_reason(message, reason)
     return kind(message, reason=reason, code=code, metadata=metadata, retry_after_s=retry_after_s)
+
+
+def without_reason(message: str, reason: ErrorReason) -> str:
+    """The server's message without the reason that it starts with; the errors carry it beside."""
+    return message.removeprefix(f"{reason.name}: ")
 
 
 def from_rpc_error(rpc_error: grpc.RpcError) -> TwoTowerError:

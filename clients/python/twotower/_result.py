@@ -66,7 +66,8 @@ class FeatureUse:
 class Problem:
     """One entry of a batch that failed alone.
 
-    index: its position in the call. field: such as `users[3].features[user_age]`.
+    index: its position in the call. message: one sentence, without the leading reason. field: such as
+    `users[3].features[user_age]`.
     """
 
     index: int
