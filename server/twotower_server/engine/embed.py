@@ -50,35 +50,45 @@ async def embed_users(
     snapshot: Snapshot, users: Sequence[UserRow], limits: Limits
 ) -> tuple[NDArray[np.float32], dict[int, Refused], list[FeatureUse]]:
     """Vectors of many users: float32 [n, dimension], refusals by index (their rows are zero), use of features."""
-    return await _embed(snapshot, users, _too_large(users, _check_user, limits), "user")
+    return await _embed(snapshot, users, _check_user, limits, "user")
 
 
 async def embed_items(
     snapshot: Snapshot, items: Sequence[ItemRow], limits: Limits
 ) -> tuple[NDArray[np.float32], dict[int, Refused]]:
     """Vectors of many items, computed: float32 [n, dimension], refusals by index (their rows are zero)."""
-    vectors, refused, _ = await _embed(snapshot, items, _too_large(items, _check_item, limits), "item")
+    vectors, refused, _ = await _embed(snapshot, items, _check_item, limits, "item")
     return vectors, refused
 
 
 async def _embed(
-    snapshot: Snapshot, rows: Sequence[FeatureRow], refused: dict[int, Refused], side: Literal["user", "item"]
+    snapshot: Snapshot,
+    rows: Sequence[_R],
+    check: Callable[[_R, Limits], None],
+    limits: Limits,
+    side: Literal["user", "item"],
 ) -> tuple[NDArray[np.float32], dict[int, Refused], list[FeatureUse]]:
     encoder = snapshot.user_encoder if side == "user" else snapshot.item_encoder
     run: Callable[[Encoded], NDArray[np.float32]] = snapshot.embed_users if side == "user" else snapshot.embed_items
     vectors = np.zeros((len(rows), snapshot.manifest.dimension), np.float32)
     use: list[FeatureUse] = []
+    refused: dict[int, Refused] = {}
     for start in range(0, len(rows), CHUNK_ROWS):
         if start:
             await asyncio.sleep(0)
-        chunk: Sequence[FeatureRow] = rows[start : start + CHUNK_ROWS]
-        if refused:
-            chunk = [_NOTHING if start + i in refused else row for i, row in enumerate(chunk)]
+        chunk: list[FeatureRow] = []
+        for i, row in enumerate(rows[start : start + CHUNK_ROWS], start):
+            try:
+                check(row, limits)
+                chunk.append(row)
+            except Refused as error:
+                refused[i] = error
+                chunk.append(_NOTHING)
         encoded = encoder.encode(chunk)
         computed = run(encoded)
         use += encoded.use
-        for i, error in encoded.refused.items():
-            refused.setdefault(start + i, error)
+        for i, why in encoded.refused.items():
+            refused.setdefault(start + i, why)
         if not is_comparable(computed):
             for i, vector in enumerate(computed):
                 if not is_comparable(vector):
@@ -95,17 +105,6 @@ def is_comparable(vectors: NDArray[np.float32]) -> bool:
     float32 [d] or [n, d]. A finite squared norm is enough (Cauchy-Schwarz); stored vectors are verified to have one.
     """
     return math.isfinite(np.vdot(vectors, vectors))
-
-
-def _too_large(rows: Sequence[_R], check: Callable[[_R, Limits], None], limits: Limits) -> dict[int, Refused]:
-    """Refusals of the rows that are over a limit, by index."""
-    refused: dict[int, Refused] = {}
-    for i, row in enumerate(rows):
-        try:
-            check(row, limits)
-        except Refused as error:
-            refused[i] = error
-    return refused
 
 
 def _check_user(user: UserRow, limits: Limits) -> None:
