@@ -10,7 +10,7 @@ timestamp = "timestamp"             optional: orders the interactions; without i
 
 [model]     dimension, hidden, embedding, similarity, temperature, dropout
 [training]  epochs, patience, stopping_k, batch_size, learning_rate, weight_decay, uniform_negatives,
-            popularity_correction, feature_dropout, validation_share, test_share, seed
+            popularity_correction, feature_dropout, validation_share, test_share, seed, threads
 
 [features.item_authors]             a table a feature; item_* from items, user_* from users or history
 kind = "multi_value"                numeric, categorical, multi_value, sequence, weighted_bag
@@ -93,7 +93,8 @@ class TrainingConfig:
     evenly from the catalog that every batch is compared with besides its own. popularity_correction: 1
     corrects for how often an item is drawn as a negative, 0 does not. feature_dropout: chance that a feature
     of a user or an item is made missing in an example, so that the towers learn to do without it.
-    validation_share, test_share: of users.
+    validation_share, test_share: of users. threads: of PyTorch; towers of usual size gain next to nothing from
+    more than one, lose much of their speed where cores are shared, and sums depend on the number.
     """
 
     epochs: int = 30
@@ -108,6 +109,7 @@ class TrainingConfig:
     validation_share: float = 0.1
     test_share: float = 0.1
     seed: int = 1
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +281,7 @@ _TRAINING_RANGES: dict[str, tuple[float, float]] = {
     "validation_share": (0.001, 0.5),
     "test_share": (0.001, 0.4),
     "seed": (0, 2**32 - 1),
+    "threads": (1, 1024),
 }
 
 

@@ -93,6 +93,7 @@ def train(config: TrainConfig, out: Path, report: Report = print) -> Metrics:
     """
     if out.exists():
         raise _exists(out)
+    torch.set_num_threads(config.training.threads)
     torch.manual_seed(config.training.seed)
     torch.use_deterministic_algorithms(True)
     data = _read(config, report)
