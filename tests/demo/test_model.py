@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -11,6 +14,7 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
+from twotower_server.demo import release
 from twotower_server.demo.category import CATEGORIES, NAMES
 from twotower_server.demo.generate import generate_catalog
 from twotower_server.demo.item import DAY_S, NOW
@@ -19,6 +23,7 @@ from twotower_server.features.encode import Encoder
 from twotower_server.features.row import Row, Strings
 from twotower_server.features.table import feature_rows, read_batches
 from twotower_server.release.model import USERS, Model
+from twotower_server.train.config import load_config
 
 Vectors = NDArray[np.float32]
 
@@ -73,9 +78,21 @@ def _best(user: Vectors, items: Vectors, count: int) -> NDArray[np.int64]:
     return np.argsort(-(items @ user), kind="stable")[:count]
 
 
+def test_the_model_is_the_one_that_its_configuration_makes(model: Model, catalog: pa.Table) -> None:
+    """Whoever changes the generator or the configuration runs `make demo-model`."""
+    config = load_config(Path(release.__file__).with_name("model.toml"))
+    described = json.dumps([asdict(config.model), asdict(config.training)])
+    assert json.loads(described) == [model.training["model"], model.training["training"]]
+    schemas = {"user": model.schema.user, "item": model.schema.item}
+    for side, schema in schemas.items():
+        assert {f.name: f.kind for f in schema.features} == {f.name: f.kind for f in config.features if f.side == side}
+    clicks = next(f for f in model.schema.user.features if f.name == "user_recent_clicks")
+    assert set(clicks.vocabulary or ()) == set(catalog["item_id"].to_pylist())
+
+
 def test_the_model_is_small() -> None:
     sizes = {path.name: path.stat().st_size for path in MODEL_FOLDER.iterdir()}
-    assert set(sizes) == {"schema.json", "model.json", "user_tower.onnx", "item_tower.onnx", USERS}
+    assert set(sizes) == {"schema.json", "model.json", "user_tower.onnx", "item_tower.onnx", USERS, "README.md"}
     assert max(sizes.values()) < 500_000, sizes
 
 

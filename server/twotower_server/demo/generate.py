@@ -1,8 +1,8 @@
 """Writes the demo's data: `python -m twotower_server.demo.generate --out DIR`.
 
     items.parquet      10,000 items: item_id, features and attributes
-    users.parquet      6,000 users: user_id and features, among them what they clicked earlier
-    interactions.csv   what they clicked later: user_id, item_id, timestamp (epoch seconds)
+    users.parquet      6,000 users: user_id and features; their recent clicks follow from the interactions
+    interactions.csv   what they clicked: user_id, item_id, timestamp (epoch seconds)
 
 One seed gives one set of files. `twotower demo` builds its release of the items alone (`generate_catalog`).
 """
@@ -40,9 +40,9 @@ def generate(out: Path, seed: int = SEED, items_count: int = ITEMS, users_count:
     items = generate_catalog(seed, items_count)
     # Streams of their own: more users do not change the items.
     users = generate_users(np.random.default_rng([seed, 1]), users_count)
-    table, clicks = generate_clicks(np.random.default_rng([seed, 2]), users, items)
+    clicks = generate_clicks(np.random.default_rng([seed, 2]), users, items)
     write_items(items, out / "items.parquet")
-    pyarrow.parquet.write_table(table, out / "users.parquet")
+    pyarrow.parquet.write_table(users.table, out / "users.parquet")
     pyarrow.csv.write_csv(clicks, out / "interactions.csv")
 
 

@@ -18,10 +18,11 @@ CITIES = ("Amsterdam", "Athens", "Berlin", "Dublin", "Hamburg", "Helsinki", "Lis
           "Madrid", "Milan", "Oslo", "Paris", "Porto", "Prague", "Rome", "Sevilla", "Vienna", "Warsaw",
           "Zurich")  # fmt: skip
 
-MAX_RECENT_CLICKS = 20
 _LARGE_SCREEN = (0.0, 1.0, 0.4, 0.8)
 # Interests below this weight are not reported.
 _LEAST_INTEREST = 0.12
+_MIN_CLICKS, _MAX_CLICKS = 6, 40
+_CLICK_DAYS = 60
 # Every block of users chooses among a random part of the catalog: nobody sees all of it.
 _BLOCK_USERS = 250
 _SEEN_ITEMS = 3_000
@@ -31,7 +32,7 @@ _SEEN_ITEMS = 3_000
 class Users:
     """The users, and what lies behind them.
 
-    table:  their features, without what they clicked.
+    table:  their features; what they clicked is in the table of clicks.
     tastes: float64 [n, categories], rows sum to 1.
     place:  float64 [n, 5]: the direction they lean to in the space of tastes.
     budget: the price level they like. novelty: how much a fresh item gains.
@@ -99,17 +100,15 @@ def _interests(random: np.random.Generator, tastes: NDArray[np.float64]) -> pa.A
     return pa.array(rows, pa.map_(pa.string(), pa.float64()))
 
 
-def generate_clicks(random: np.random.Generator, users: Users, items: Items) -> tuple[pa.Table, pa.Table]:
-    """The users' table with `user_recent_clicks`, and the clicks that came after those.
+def generate_clicks(random: np.random.Generator, users: Users, items: Items) -> pa.Table:
+    """What the users clicked, nothing twice: columns user_id, item_id, timestamp (epoch seconds).
 
-    The later ones are what training learns to foresee: columns user_id, item_id, timestamp (epoch seconds).
     Clicks are drawn by utility: shared categories, leaning, a price near the budget, freshness, quality.
     """
     count = len(users.tastes)
-    earlier = np.where(random.random(count) < 0.15, 0, random.integers(1, MAX_RECENT_CLICKS + 1, count))
-    later = random.integers(8, 33, count)
+    counts = random.integers(_MIN_CLICKS, _MAX_CLICKS + 1, count)
     seen_items = min(_SEEN_ITEMS, len(items.ids))
-    recent: list[list[str]] = []
+    most = min(_MAX_CLICKS, seen_items)
     clicked_users: list[str] = []
     clicked_items: list[str] = []
     user_ids = users.table.column("user_id").to_pylist()
@@ -117,21 +116,15 @@ def generate_clicks(random: np.random.Generator, users: Users, items: Items) -> 
         block = slice(start, min(start + _BLOCK_USERS, count))
         seen = random.choice(len(items.ids), seen_items, replace=False)
         utility = _utility(users, block, items, seen) + random.gumbel(size=(block.stop - start, seen_items))
-        most = min(MAX_RECENT_CLICKS + 32, seen_items)
         best = np.argpartition(-utility, most - 1, 1)[:, :most]
         for row, columns in enumerate(best):
             user = start + row
-            ranked = columns[np.argsort(-utility[row, columns])][: earlier[user] + later[user]]
-            chosen = [items.ids[i] for i in seen[random.permutation(ranked)]]
-            recent.append(chosen[: earlier[user]])
-            clicked_items += chosen[earlier[user] :]
-            clicked_users += [user_ids[user]] * (len(chosen) - earlier[user])
-    table = users.table.append_column(
-        "user_recent_clicks", pa.array([clicks or None for clicks in recent], pa.list_(pa.string()))
-    )
-    timestamps = NOW - random.integers(1, 60 * DAY_S, len(clicked_users))
-    clicks = pa.table({"user_id": clicked_users, "item_id": clicked_items, "timestamp": timestamps})
-    return table, clicks
+            chosen = seen[columns[np.argsort(-utility[row, columns])][: counts[user]]]
+            clicked_items += [items.ids[i] for i in chosen]
+            clicked_users += [user_ids[user]] * len(chosen)
+    # Drawn apart from the choice: the order of a user's clicks says nothing of how much they are liked.
+    timestamps = NOW - random.integers(1, _CLICK_DAYS * DAY_S, len(clicked_users))
+    return pa.table({"user_id": clicked_users, "item_id": clicked_items, "timestamp": timestamps})
 
 
 def _utility(users: Users, block: slice, items: Items, seen: NDArray[np.int64]) -> NDArray[np.float64]:
