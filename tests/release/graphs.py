@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ Change = Callable[[Path], None]
 
 
 def _edit(change: Callable[[Any], None]) -> Change:
+    @functools.wraps(change)
     def edit(path: Path) -> None:
         model = onnx.load(path)
         change(model.graph)

@@ -199,5 +199,6 @@ def _bag(cell: Any) -> list[tuple[str, float]]:
         pairs = [tuple(entry.rsplit(":", 1)) for entry in str(cell).split(LIST_SEPARATOR) if entry]
     if any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"{cell!r} is not of the form name:weight|name:weight")
-    weighted = [(str(name), _number(weight)) for name, weight in pairs]
+    # A struct has every name in every row, null where the bag lacks it.
+    weighted = [(str(name), _number(weight)) for name, weight in pairs if weight is not None]
     return [(name, weight) for name, weight in weighted if weight is not None]

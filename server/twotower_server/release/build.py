@@ -82,9 +82,10 @@ def build_release(recipe: Recipe, releases: Path, progress: Progress | None = No
             f"{releases} has a release {recipe.name} already; releases never change, choose another name"
         ) from None
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
         raise TwoTowerError(
-            f"the release {recipe.name} cannot be written to {releases}: {error.strerror or error}; nothing of it was "
-            "kept. Make room or name another folder"
+            f"the release {recipe.name} cannot be written to {releases}: {reason}; nothing of it was kept. "
+            "Make room, or name another folder"
         ) from error
     if activate:
         set_active_release(releases, recipe.name)

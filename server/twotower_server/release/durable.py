@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -23,10 +24,13 @@ class BeingWritten(FileExistsError):
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder that appears under `path`, complete and fsynced, when the block ends; if it does not end, never.
 
-    Raises FileExistsError when `path` exists, BeingWritten when another process makes it. Remains of killed
-    processes are removed first.
+    Raises FileExistsError when `path` exists, BeingWritten when another process makes it, another OSError when it
+    cannot be written. Remains of killed processes are removed first.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # it is a file
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from None
     for remains in {found.name.removesuffix(_LOCK) for found in path.parent.glob(f"{_UNFINISHED}*")}:
         with suppress(OSError), _locked(path.with_name(remains)):
             pass

@@ -26,7 +26,7 @@ def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 def open_vectors(path: Path, items: int, dimension: int) -> NDArray[np.float32]:
     """Maps vectors.npy, checking dtype, order and shape. Raises ReleaseRefused."""
     try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        vectors = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise ReleaseRefused(f"{path.name} is missing") from None
     except (ValueError, OSError, EOFError) as error:

@@ -143,6 +143,4 @@ def _recall(snapshot: Snapshot, queries: NDArray[np.float32]) -> None:
     recorded = snapshot.manifest.index.recall or 0.0
     recall = float(Truth.of(snapshot.vectors, queries).recalls(snapshot.index).mean())
     if recall < recorded - _RECALL_SLACK:
-        raise ReleaseRefused(
-            f"{files.INDEX} has recall {recall:.3f}, recorded is {recorded:.3f}: it is of other vectors"
-        )
+        raise ReleaseRefused(f"{files.INDEX} has recall {recall:.3f}, recorded is {recorded:.3f}")
