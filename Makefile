@@ -21,6 +21,7 @@ BUF_MIN := 1.50
 PROTOC_GEN_GO := v1.36.12
 PROTOC_GEN_GO_GRPC := v1.6.2
 GHZ := v0.93.0
+GRPCURL := v1.9.3
 
 # Caches of its own: the Go toolchain needs no home folder then, and `make clean` removes everything.
 export GOPATH := $(TOOLS)/gopath
@@ -46,7 +47,7 @@ run: .venv/.server ## Serve the demo release on :50051, or on LISTEN=HOST:PORT
 test: lint types lint-proto check-generated check-imports test-go test-python ## Check and test everything that needs no PyTorch
 
 .PHONY: test-python
-test-python: .venv/.dev $(GO) ## Run the Python tests; PYTEST="-k name" passes options on
+test-python: .venv/.dev $(GO) $(TOOLS)/bin/grpcurl ## Run the Python tests; PYTEST="-k name" passes options on
 	GO=$(GO) .venv/bin/python -m pytest $(PYTEST)
 
 .PHONY: test-go
@@ -192,3 +193,7 @@ $(TOOLS)/bin/.protoc-plugins: Makefile | $(GO)
 $(TOOLS)/bin/ghz: | $(GO)
 	@echo 'Building the load generator ghz $(GHZ) into .tools'
 	GOBIN=$(TOOLS)/bin $(GO) install github.com/bojand/ghz/cmd/ghz@$(GHZ)
+
+$(TOOLS)/bin/grpcurl: | $(GO)
+	@echo 'Building grpcurl $(GRPCURL) into .tools'
+	GOBIN=$(TOOLS)/bin $(GO) install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL)

@@ -23,6 +23,8 @@ from twotower_server.demo.release import PREFIX, release_name
 from twotower_server.release.active import active_release, release_names, set_active_release
 
 PATIENCE_S = 120
+# `make test` builds grpcurl here.
+PATH = os.pathsep.join((os.environ["PATH"], str(Path(__file__).parents[2] / ".tools" / "bin")))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,12 @@ def commands(printed: str) -> list[str]:
 
 def _run(command: str) -> str:
     return subprocess.run(
-        ["bash", "-c", command], check=True, capture_output=True, text=True, timeout=PATIENCE_S
+        ["bash", "-c", command],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env={**os.environ, "PATH": PATH},
     ).stdout
 
 
@@ -105,7 +112,7 @@ def test_the_grpcurl_message_asks_for_sport_and_gets_it(recommended: list[v1.Sco
     assert all(item.attributes["title"].text for item in recommended)
 
 
-@pytest.mark.skipif(not shutil.which("grpcurl"), reason="grpcurl is not installed")
+@pytest.mark.skipif(not shutil.which("grpcurl", path=PATH), reason="grpcurl is neither on PATH nor in .tools")
 def test_the_grpcurl_command_works(commands: list[str], recommended: list[v1.ScoredItem]) -> None:
     items = json.loads(_run(commands[0]))["items"]
     # The name depends on how much of the descriptors reflection tells.
