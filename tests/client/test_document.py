@@ -32,7 +32,6 @@ def test_every_example_runs(
         # No test of time: a machine that is busy with other tests must not fail here.
         code = code.replace("timeout_s=0.2", "timeout_s=30")
         exec(compile(code, str(DOCUMENT), "exec"), names)
-    names["client"].close()
     said = capsys.readouterr().out
     assert "1 VALUE_NOT_FINITE users[1].features[age] " in said
     assert "FILTER_INVALID filter.all_of[0].conditions[0].attribute " in said
