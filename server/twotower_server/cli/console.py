@@ -11,7 +11,7 @@ from rich.console import Console
 _PIPE_WIDTH = 10_000  # a pipe has no width; rich would cut ids at column 80
 
 
-def console() -> Console:
+def stdout() -> Console:
     # Ids and titles are data: no markup, no emoji names, no colours by their look.
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
     return Console(width=width, markup=False, emoji=False, highlight=False)

@@ -28,6 +28,7 @@ class ProgressBars:
         self._stage: TaskID | None = None
 
     def start(self, stage: str, total: int | None) -> None:
+        self._display.start()  # no sooner: what fails before leaves no empty line
         self._end_stage()
         self._stage = self._display.add_task(stage, total=total)
 
@@ -36,7 +37,6 @@ class ProgressBars:
             self._display.advance(self._stage, units)
 
     def __enter__(self) -> Self:
-        self._display.start()
         return self
 
     def __exit__(
@@ -44,7 +44,8 @@ class ProgressBars:
     ) -> None:
         if error is None:
             self._end_stage()
-        self._display.stop()
+        if self._display.live.is_started:
+            self._display.stop()
 
     def _end_stage(self) -> None:
         """A stage whose total was a guess, or unknown, ends full all the same."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 import twotower
+from twotower_server.cli.console import print_json, stdout
 
-_PIPE_WIDTH = 10_000  # a pipe has no width; rich would cut ids at column 80
 _VALUES_IN_A_LINE = 8
 
 
@@ -22,8 +20,8 @@ def show_user(embedding: twotower.UserEmbedding, as_json: bool) -> None:
     """The vector of one user, with its norm."""
     if as_json:
         values = _shortest(embedding.values)
-        return _print_json({**_served(embedding), "dimension": len(values), "values": values})
-    console = _console()
+        return print_json({**_served(embedding), "dimension": len(values), "values": values})
+    console = stdout()
     norm = float(np.linalg.norm(embedding.values))
     console.print(f"{_origin(embedding)} · dimension {len(embedding.values)} · norm {norm:.4f}")
     _print_values(console, embedding.values)
@@ -43,8 +41,8 @@ def show_items(embeddings: twotower.ItemEmbeddings, item_ids: Sequence[str], as_
             }
             for item_id, vector in zip(names, vectors, strict=True)
         ]
-        return _print_json({"release": embeddings.release, "dimension": dimension, "items": items})
-    console = _console()
+        return print_json({"release": embeddings.release, "dimension": dimension, "items": items})
+    console = stdout()
     console.print(f"release {embeddings.release} · dimension {dimension}")
     for item_id, vector in zip(names, vectors, strict=True):
         if vector is None:
@@ -69,7 +67,7 @@ def show_scores(scores: twotower.Scores, as_json: bool) -> None:
             }
             for position in order
         ]
-        return _print_json({**_served(scores), "items": items})
+        return print_json({**_served(scores), "items": items})
     table = _table()
     for rank, position in enumerate(order, start=1):
         item_id = scores.item_ids[position]
@@ -77,7 +75,7 @@ def show_scores(scores: twotower.Scores, as_json: bool) -> None:
             table.add_row("", item_id, "not in the catalog", "")
         else:
             table.add_row(str(rank), item_id, *_numbers(scores.scores[position], scores.similarities[position]))
-    console = _console()
+    console = stdout()
     console.print(_origin(scores))
     console.print(table)
 
@@ -95,12 +93,12 @@ def show_recommendations(recommendations: twotower.Recommendations, attributes: 
             }
             for item, score, similarity in zip(recommendations.items, values, similarities, strict=True)
         ]
-        return _print_json({**_served(recommendations), "items": items})
+        return print_json({**_served(recommendations), "items": items})
     table = _table(attributes)
     for rank, item in enumerate(recommendations.items, start=1):
         cells = [_cell(item.attributes.get(name)) for name in attributes]
         table.add_row(str(rank), item.item_id, *cells, *_numbers(item.score, item.similarity))
-    console = _console()
+    console = stdout()
     console.print(_origin(recommendations))
     console.print(table if recommendations.items else "No item matches; loosen the filter or the exclusions.")
 
@@ -156,16 +154,6 @@ def _print_values(console: Console, values: np.ndarray[Any, Any]) -> None:
         console.print("  " + " ".join(f"{value:9.5f}" for value in line))
 
 
-def _console() -> Console:
-    # Ids and titles are data: no markup, no emoji names, no colours by their look.
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    return Console(width=width, markup=False, emoji=False, highlight=False)
-
-
 def _shortest(values: np.ndarray[Any, Any]) -> list[float]:
     """float32 values by their shortest digits: 0.1, not 0.10000000149011612."""
     return [float(str(value)) for value in values.astype(np.float32)]
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    print(json.dumps(document, ensure_ascii=False, indent=2))

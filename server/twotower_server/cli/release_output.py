@@ -10,7 +10,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from twotower_server.cli.console import console, print_json
+from twotower_server.cli.console import print_json, stdout
 from twotower_server.features.schema import Feature, Schema, TowerSchema
 from twotower_server.index.base import IndexEntry
 from twotower_server.items.catalog import Catalog
@@ -52,16 +52,16 @@ def show_list(listed: Sequence[Listed], releases: Path, *, as_json: bool) -> Non
         return print_json({"releases": [release.to_json() for release in listed]})
     if not listed:
         return print(f"{releases} has no releases; build one: twotower release build --releases {releases}")
-    table = _table("release", "active", "verified", "created", "items", "dimension", "similarity", "index")
+    table = _table("release", "state", "created", "items", "index", "recall")
     for release in listed:
         manifest = release.manifest
-        cells = [release.release, _yes(release.active), _yes(release.verified)]
-        if manifest is None:
-            table.add_row(*cells, f"refused: {release.refusal}")
-        else:
-            sizes = [f"{manifest.items:,}", str(manifest.dimension)]
-            table.add_row(*cells, manifest.created, *sizes, manifest.similarity, _index(manifest.index))
-    console().print(table)
+        states = {"active": release.active, "verified": release.verified, "refused": manifest is None}
+        cells = [release.release, ", ".join(name for name, holds in states.items() if holds)]
+        if manifest is not None:
+            index = manifest.index
+            cells += [manifest.created[:10], f"{manifest.items:,}", index.kind, f"{index.recall:.3f}"]
+        table.add_row(*cells)
+    stdout().print(table)
 
 
 def show_release(listed: Listed, schema: Schema, catalog: Catalog, *, as_json: bool) -> None:
@@ -70,7 +70,7 @@ def show_release(listed: Listed, schema: Schema, catalog: Catalog, *, as_json: b
     if as_json:
         kinds = dict(catalog.attribute_kinds)
         return print_json({**listed.to_json(), "schema": schema.to_json(), "attributes": kinds})
-    out = console()
+    out = stdout()
     for title, table in (
         ("", _facts(listed, listed.manifest)),
         (_tower_title(schema.user), _features(schema.user)),
@@ -86,7 +86,7 @@ def show_release(listed: Listed, schema: Schema, catalog: Catalog, *, as_json: b
 
 def show_check(check: Check) -> None:
     """One thing that was verified, as soon as it was."""
-    console().print(f"✓ {check.name:<32} {check.seconds:6.2f} s")
+    stdout().print(f"✓ {check.name:<32} {check.seconds:6.2f} s")
 
 
 def show_verdict(release: str, checks: Sequence[Check], refusal: str | None, *, as_json: bool) -> None:
@@ -95,9 +95,9 @@ def show_verdict(release: str, checks: Sequence[Check], refusal: str | None, *, 
         verdict = {"release": release, "verified": refusal is None, "checks": [asdict(check) for check in checks]}
         return print_json(verdict if refusal is None else {**verdict, "refusal": refusal})
     if refusal is not None:
-        return console().print(f"✗ {refusal}\nrelease {release} is refused", soft_wrap=True)
+        return stdout().print(f"✗ {refusal}\nrelease {release} is refused", soft_wrap=True)
     seconds = sum(check.seconds for check in checks)
-    console().print(f"release {release} is sound ({seconds:.2f} s)")
+    stdout().print(f"release {release} is sound ({seconds:.2f} s)")
 
 
 def _facts(listed: Listed, manifest: Manifest) -> Table:
@@ -105,7 +105,7 @@ def _facts(listed: Listed, manifest: Manifest) -> Table:
     return _pairs(
         [
             ("release", listed.release),
-            ("active", _yes(listed.active) or "no"),
+            ("active", "yes" if listed.active else "no"),
             ("verified", "yes, on this machine" if listed.verified else "not yet on this machine"),
             ("created", manifest.created),
             ("items", f"{manifest.items:,}"),
@@ -171,7 +171,7 @@ def _attributes(catalog: Catalog) -> Table:
 def _files(manifest: Manifest) -> Table:
     table = _table("file", "bytes", "SHA-256")
     for name, entry in manifest.files.items():
-        table.add_row(name, f"{entry.size_bytes:,}", entry.sha256)
+        table.add_row(name, f"{entry.size_bytes:,}", f"{entry.sha256[:16]}…")
     return table
 
 
@@ -193,9 +193,5 @@ def _pairs(pairs: Iterator[tuple[str, str]] | Sequence[tuple[str, str]]) -> Tabl
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        table.add_column(name, justify="right" if name in ("items", "dimension", "bytes") else "left", overflow="fold")
+        table.add_column(name, justify="right" if name in ("items", "bytes") else "left", overflow="fold")
     return table
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else ""
