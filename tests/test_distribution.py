@@ -29,8 +29,10 @@ def sources() -> set[str]:
 def test_the_wheel_holds_the_two_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sources: set[str]) -> None:
     monkeypatch.chdir(ROOT)
     wheel = tmp_path / build.build_wheel(str(tmp_path))
-    names = set(zipfile.ZipFile(wheel).namelist())
     about = f"twotower-{twotower.__version__}.dist-info/"
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        assert b"twotower = twotower_server.cli.main:main" in archive.read(f"{about}entry_points.txt")
     assert {name for name in names if not name.startswith(about)} == sources
     for needed in (
         "twotower/py.typed",
@@ -41,7 +43,6 @@ def test_the_wheel_holds_the_two_packages(tmp_path: Path, monkeypatch: pytest.Mo
         "twotower_server/demo/model/schema.json",
     ):
         assert needed in names
-    assert b"twotower = twotower_server.cli.main:main" in zipfile.ZipFile(wheel).read(f"{about}entry_points.txt")
     assert wheel.stat().st_size < 4_000_000
 
 

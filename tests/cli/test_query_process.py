@@ -83,13 +83,20 @@ def test_a_process_of_its_own(server: Running) -> None:
 
 
 def test_without_a_server_two_lines_say_what_to_do() -> None:
-    # TLS, whose failures gRPC would log for each attempt.
-    with process("recommend", *USER, "--target", "localhost:1", "--tls") as asking:
+    with process("recommend", *USER, "--target", "localhost:1") as asking:
         out, err = asking.communicate(timeout=60)
     assert (asking.returncode, out) == (ExitCode.FAILED, "")
     reason, advice = err.splitlines()
     assert reason.startswith("twotower query: UNAVAILABLE: ")
     assert advice.startswith("No server was reached at localhost:1. Start one by `twotower serve`")
+
+
+def test_failed_handshakes_are_told_once(server: Running) -> None:
+    """gRPC would log each of them."""
+    with process("recommend", *USER, "--target", server.target, "--tls") as asking:
+        out, err = asking.communicate(timeout=60)
+    assert (asking.returncode, out) == (ExitCode.FAILED, "")
+    assert len(err.splitlines()) == 2
 
 
 def test_a_reader_that_goes_away(server: Running) -> None:

@@ -93,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
     except UnicodeEncodeError:
         raise UsageError("a text in the arguments is not UTF-8") from None
     except twotower.TwoTowerError as error:
-        raise QueryFailed("\n".join(filter(None, (str(error), _advice(error, args.target))))) from error
+        advice = _advice(error, args.target)
+        raise QueryFailed(f"{error}\n{advice}" if advice else str(error)) from error
     return ExitCode.OK
 
 
@@ -238,7 +239,7 @@ def _checked(make: Callable[..., Parsed], entry_id: str, features: Mapping[str, 
     """A user or an item; a value that is no feature is wrong usage."""
     try:
         return make(entry_id, features)
-    except UnicodeEncodeError:
+    except UnicodeEncodeError:  # `run` words it, here as in the other arguments
         raise
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
