@@ -140,6 +140,16 @@ def point_outside(graph: Any) -> None:
     entry.key, entry.value = "location", "../../../etc/passwd"
 
 
+def multiply_output(path: Path, factor: float) -> None:
+    """A graph that fits, with vectors `factor` times as long."""
+
+    def change(graph: Any) -> None:
+        times = _constant(graph, "times", np.array(factor, np.float32))
+        _after(graph, helper.make_node("Mul", ["inner", times], ["embedding"]), shape=["batch", 8])
+
+    _edit(change)(path)
+
+
 def replace_by_text(path: Path) -> None:
     path.write_text("no graph")
 

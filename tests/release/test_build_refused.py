@@ -21,6 +21,7 @@ from tests.release.conftest import Build
 from twotower_server.errors import ReleaseRefused
 from twotower_server.features.table import BATCH_ROWS
 from twotower_server.items.attribute import AttributeSpec
+from twotower_server.release.verify import verify_release
 
 
 def table(**columns: Any) -> pa.Table:
@@ -253,3 +254,31 @@ def test_a_graph_that_does_not_fit_its_schema_is_refused(
         build(items, model=own_model)
     assert f"{side}_tower.onnx" in str(refused.value)
     assert "/" not in str(refused.value).replace("../../../etc/passwd", "")
+
+
+@pytest.mark.parametrize(
+    ("similarity", "factor", "refused"),
+    [
+        ("dot", 1e30, True),
+        ("dot", math.inf, True),
+        ("dot", math.nan, True),
+        ("dot", 1e9, False),
+        ("cosine", math.inf, True),
+        ("cosine", math.nan, True),
+        ("cosine", 1e30, False),
+    ],
+)
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_a_tower_without_finite_vectors_is_refused(
+    build: Build, items: Path, own_model: Path, side: str, similarity: str, factor: float, refused: bool
+) -> None:
+    edit_model(similarity=similarity)(own_model)
+    graphs.multiply_output(own_model / f"{side}_tower.onnx", factor)
+    if not refused:
+        verify_release(build(items, model=own_model))
+        return
+    name = "held-back user 1" if side == "user" else "i0"
+    with pytest.raises(
+        ReleaseRefused, match=f"the tower gives no vector of finite length for '{name}'; are its values"
+    ):
+        build(items, model=own_model)

@@ -34,7 +34,7 @@ from twotower_server.release.format import Manifest, check_name, file_entry
 from twotower_server.release.golden import SAMPLES, Golden
 from twotower_server.release.model import Model
 from twotower_server.release.progress import Progress, Silent
-from twotower_server.release.vectors import VectorSpool, open_vectors, unit_length
+from twotower_server.release.vectors import VectorSpool, open_vectors, unit_length, unusable_rows
 
 # Held-back users that the index is measured on.
 MAX_QUERIES = 1_000
@@ -148,7 +148,7 @@ def _write_items(folder: Path, recipe: Recipe, model: Model, progress: Progress)
                 if encoded.refused:
                     i = min(encoded.refused)
                     raise ReleaseRefused(f"row {row + i + 1}, item {ids[i]!r}: {encoded.refused[i].message}")
-                spool.add(_finite(model, model.item_tower.run(encoded), ids))
+                spool.add(_kept(model, model.item_tower.run(encoded), ids))
                 catalog.add(ids, batch)
             samples.add(ids, rows)
             row += len(ids)
@@ -216,21 +216,26 @@ def _embed_users(model: Model, users: list[Row]) -> tuple[list[Row], NDArray[np.
     if not kept:
         raise ReleaseRefused(f"no held-back user can be embedded: {refused[0].message}")
     vectors = model.user_tower.run(encoder.encode(kept))
-    return kept, _finite(model, vectors, [f"held-back user {i + 1}" for i in range(len(kept))])
+    return kept, _kept(model, vectors, [f"held-back user {i + 1}" for i in range(len(kept))])
 
 
-def _finite(model: Model, vectors: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float32]:
+def _kept(model: Model, vectors: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.float32]:
     """Vectors as the release keeps them. Raises ReleaseRefused for one that is not finite."""
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if model.similarity == "cosine":
+        with np.errstate(invalid="ignore"):  # of an infinite vector nothing finite is made
+            vectors = unit_length(vectors)
+    bad = unusable_rows(vectors)
     if bad.size:
-        raise ReleaseRefused(f"the tower gives no finite vector for {names[bad[0]]!r}; are its values in range?")
-    return unit_length(vectors) if model.similarity == "cosine" else vectors
+        raise ReleaseRefused(
+            f"the tower gives no vector of finite length for {names[bad[0]]!r}; are its values in range?"
+        )
+    return vectors
 
 
 def _write_golden(
     folder: Path, model: Model, users: list[Row], user_vectors: NDArray[np.float32], items: Mapping[str, Row]
 ) -> None:
     encoded = Encoder(model.schema.item).encode(list(items.values()))
-    item_vectors = _finite(model, model.item_tower.run(encoded), list(items))
+    item_vectors = _kept(model, model.item_tower.run(encoded), list(items))
     expected = scores(user_vectors @ item_vectors.T, model.calibration)
     Golden(users, user_vectors, list(items), list(items.values()), item_vectors, expected).dump(folder / files.GOLDEN)

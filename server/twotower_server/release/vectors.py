@@ -23,6 +23,12 @@ def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(wide / norms[:, None], np.float32)
 
 
+def unusable_rows(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Rows of float32 [n, d] that are not finite, or so long that a similarity would not be: int64, ascending."""
+    # A sum of squares is finite only when every value is.
+    return np.flatnonzero(~np.isfinite(np.einsum("ij,ij->i", vectors, vectors)))
+
+
 def open_vectors(path: Path, items: int, dimension: int) -> NDArray[np.float32]:
     """Maps vectors.npy, checking dtype, order and shape. Raises ReleaseRefused."""
     try:

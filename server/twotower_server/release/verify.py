@@ -22,6 +22,7 @@ from twotower_server.release.calibration import scores
 from twotower_server.release.format import Manifest, file_entry
 from twotower_server.release.golden import TOLERANCE, Golden
 from twotower_server.release.snapshot import Snapshot
+from twotower_server.release.vectors import unusable_rows
 
 _CHUNK_ROWS = 65_536
 _RECALL_QUERIES = 32
@@ -100,12 +101,11 @@ def _vectors(snapshot: Snapshot) -> None:
     cosine = snapshot.manifest.similarity == "cosine"
     for start in range(0, len(snapshot.vectors), _CHUNK_ROWS):
         chunk = snapshot.vectors[start : start + _CHUNK_ROWS]
-        squares = np.einsum("ij,ij->i", chunk, chunk)
-        # A square sum is finite only when every value is, unless values near float32's end overflow it.
-        bad = np.flatnonzero(~np.isfinite(squares))
+        bad = unusable_rows(chunk)
         if bad.size:
             raise ReleaseRefused(f"{files.VECTORS}: row {start + bad[0]} is not finite, or too long to be compared")
         if cosine:
+            squares = np.einsum("ij,ij->i", chunk, chunk)
             off = np.flatnonzero((np.abs(squares - 1.0) > _UNIT_TOLERANCE) & (squares != 0.0))
             if off.size:
                 raise ReleaseRefused(f"{files.VECTORS}: row {start + off[0]} is not of unit length")
