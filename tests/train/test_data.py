@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from twotower_server.errors import ReleaseRefused
@@ -16,7 +18,7 @@ from twotower_server.features.encode import Encoder
 from twotower_server.features.row import Row, Strings
 from twotower_server.release.calibration import scores
 from twotower_server.train.calibrate import fit_calibration
-from twotower_server.train.config import TrainConfig, load_config
+from twotower_server.train.config import DataConfig, TrainConfig, load_config
 from twotower_server.train.data import (
     Entities,
     Interactions,
@@ -72,6 +74,43 @@ def test_interactions_are_ordered_by_time_within_each_user(shop: Shop) -> None:
         found = interactions.items[interactions.offsets[u] : interactions.offsets[u + 1]]
         assert [items.ids[i] for i in found] == [sku for _, sku in own]
     assert (np.diff(interactions.users) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ("9", "10", "11"),
+        ("-5.5", "1e3", "2e3"),
+        ("2024-02-01", "2024-02-01T10:00:00", "2024-02-01T11:00:00+00:00"),
+        # As text, the last of these would come first.
+        ("2024-02-01T10:00:00+02:00", "2024-02-01T09:00:00Z", "2024-02-01 09:00:00.5"),
+    ],
+)
+def test_times_are_ordered_as_times(times: tuple[str, str, str], tmp_path: Path) -> None:
+    rows = zip("bca", (times[1], times[2], times[0]), strict=True)
+    (tmp_path / "i.csv").write_text("user_id,item_id,at\n" + "".join(f"u,{item},{at}\n" for item, at in rows))
+    data = DataConfig(tmp_path / "i.csv", tmp_path / "t.csv", timestamp="at")
+    interactions, _ = read_interactions(data, Entities(["a", "b", "c"], [Row()] * 3), None)
+    assert interactions.items.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.date32(), pa.int64()])
+def test_times_of_typed_columns_are_read(kind: pa.DataType, tmp_path: Path) -> None:
+    days = pa.array([19_000, 18_000, 20_000], pa.int32())
+    at = days.cast(pa.date32()).cast(kind) if kind != pa.int64() else days.cast(kind)
+    table = pa.table({"user_id": ["u", "u", "u"], "item_id": ["b", "a", "c"], "at": at})
+    pq.write_table(table, tmp_path / "i.parquet")
+    data = DataConfig(tmp_path / "i.parquet", tmp_path / "t.csv", timestamp="at")
+    interactions, _ = read_interactions(data, Entities(["a", "b", "c"], [Row()] * 3), None)
+    assert interactions.items.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("time", ["31/12/2023", "yesterday", "nan"])
+def test_a_time_that_cannot_be_ordered_is_refused(time: str, tmp_path: Path) -> None:
+    (tmp_path / "i.csv").write_text(f"user_id,item_id,at\nu,a,2024-01-01\nu,b,{time}\n")
+    data = DataConfig(tmp_path / "i.csv", tmp_path / "t.csv", timestamp="at")
+    with pytest.raises(ReleaseRefused, match=rf"i\.csv row 2: the at '{time}' is neither a number nor ISO 8601"):
+        read_interactions(data, Entities(["a", "b"], [Row()] * 2), None)
 
 
 def test_columns_are_read_under_the_names_of_features(shop: Shop) -> None:
@@ -138,6 +177,21 @@ def test_statistics_come_from_training_alone(shop: Shop) -> None:
     assert len(recent.vocabulary or ()) < len(items.ids)
     json.dumps(schema.to_json())
     assert Encoder(schema.user).encode(users.rows[1:2]).numeric is not None
+
+
+@pytest.mark.parametrize("value", ["0.1", "1700000000.3", "-3e-9"])
+def test_a_constant_feature_is_divided_by_one(value: str, tmp_path: Path) -> None:
+    """Its deviation is rounding, and dividing by that would blow up the first other value in serving."""
+    (tmp_path / "t.csv").write_text("item_id,item_x\n" + "".join(f"i{i},{value}\n" for i in range(1000)))
+    config = tmp_path / "t.toml"
+    config.write_text(
+        '[data]\ninteractions = "i.csv"\nitems = "t.csv"\n[features.item_x]\nkind = "numeric"\n'
+        'transform = "standardize"\n[features.user_shelf]\nkind = "sequence"\nhistory = true\n'
+    )
+    declared = load_config(config)
+    items = read_entities(tmp_path / "t.csv", "item", declared.side("item"), column_mapping((), "item_id"))
+    schema = measure_schema(declared, [], items.rows, [1] * 1000, items.ids)
+    assert schema.item.features[0].transform.divisor == 1.0
 
 
 def test_interactions_with_unknown_items_are_counted(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -15,15 +15,19 @@ pytest.importorskip("torch", reason="needs the extra [train]")
 import torch
 
 from twotower_server.cli.main import main
+from twotower_server.config import ConfigError
 from twotower_server.errors import ReleaseRefused
 from twotower_server.features.encode import Encoder
 from twotower_server.features.row import Row, Strings
+from twotower_server.features.schema import Feature, Missing, TowerSchema
 from twotower_server.features.table import feature_rows, read_batches
 from twotower_server.release.build import Recipe, build_release
 from twotower_server.release.model import Model
 from twotower_server.train import export, run
-from twotower_server.train.config import load_config
+from twotower_server.train.config import ModelConfig, TrainConfig, load_config
 from twotower_server.train.errors import TrainingFailed
+from twotower_server.train.inputs import Inputs
+from twotower_server.train.model import Tower
 
 pytestmark = pytest.mark.train
 
@@ -137,6 +141,57 @@ def test_a_graph_that_differs_is_not_written(shop: Shop, tmp_path: Path, monkeyp
     with pytest.raises(TrainingFailed, match="differs from PyTorch"):
         run.train(config, tmp_path / "models" / "m", lambda line: None)
     assert not list((tmp_path / "models").iterdir())
+
+
+def test_long_vectors_are_compared_by_their_length(tmp_path: Path) -> None:
+    """Sums of large floats differ by more; what counts is how much of a vector that is."""
+    schema = TowerSchema(
+        "item", "graph", tuple(Feature(f"item_{i}", "numeric", Missing("constant", 0.0)) for i in range(30))
+    )
+    random = np.random.default_rng(0)
+    rows = [Row({f"item_{i}": float(v) for i, v in enumerate(row)}) for row in random.normal(size=(300, 30))]
+    inputs = Inputs(schema, rows)
+    torch.manual_seed(0)
+    tower = Tower(schema, {}, inputs.numeric(), ModelConfig(similarity="dot", dimension=16))
+    with torch.no_grad():
+        tower.layers[-1].weight.mul_(1e5)
+    path = tmp_path / "item_tower.onnx"
+    export.export_tower(tower, inputs.take(np.arange(4)), path)
+    assert export.check_parity(tower, path, inputs, 1) <= export.MAX_DIFFERENCE
+    with torch.no_grad():
+        tower.layers[-1].weight[3].mul_(1.01)
+    with pytest.raises(TrainingFailed, match="differs from PyTorch"):
+        export.check_parity(tower, path, inputs, 1)
+
+
+def with_table(shop: Shop, name: str, text: str, folder: Path) -> TrainConfig:
+    """The shop's configuration with another text in one of its tables, trained for one epoch."""
+    (folder / f"{name}.csv").write_text(text, "utf-8")
+    overrides: dict[str, dict[str, Any]] = {"data": {name: folder / f"{name}.csv"}, "training": {"epochs": 1}}
+    return load_config(shop.config, overrides=overrides)
+
+
+def test_an_item_that_no_release_could_hold_is_named_before_training(shop: Shop, tmp_path: Path) -> None:
+    text = (shop.folder / "items.csv").read_text()
+    for row, message in (
+        ("s120,,,,thing", r"items\.csv row 121, item 's120': the item has no features"),
+        ("s120,art,m1,1e39,thing", r"items\.csv row 121, item 's120': item_price is 1e\+39"),
+    ):
+        with pytest.raises(ReleaseRefused, match=message):
+            run.train(with_table(shop, "items", f"{text}{row}\n", tmp_path), tmp_path / "m")
+
+
+def test_a_user_with_a_bad_value_is_named(shop: Shop, tmp_path: Path) -> None:
+    lines = (shop.folder / "users.csv").read_text().splitlines()
+    lines[2] = "u1,1e39,"
+    with pytest.raises(ReleaseRefused, match=r"user 'u1': user_age is 1e\+39"):
+        run.train(with_table(shop, "users", "\n".join(lines), tmp_path), tmp_path / "m")
+
+
+def test_stopping_where_every_model_is_perfect_is_refused(shop: Shop, tmp_path: Path) -> None:
+    config = load_config(shop.config, overrides={"training": {"stopping_k": 120}})
+    with pytest.raises(ConfigError, match=r"stopping_k is 120, but items\.csv has 120 items"):
+        run.train(config, tmp_path / "m")
 
 
 def test_the_command(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

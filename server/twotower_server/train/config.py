@@ -41,10 +41,11 @@ import dataclasses
 import difflib
 import math
 import tomllib
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeGuard, get_args
 
 from twotower_server.config import ConfigError
 from twotower_server.features.schema import Kind, MissingRule, Side, Transform, TransformType
@@ -322,12 +323,15 @@ def _feature(name: str, data: object, embedding: int) -> FeatureConfig:
     if not isinstance(history, bool) or (history and name.startswith("item_")):
         raise ConfigError(f"{where}.history must be true or false, and only a user has a history")
     content = body.get("content", [])
-    if not isinstance(content, list) or (content and not history):
+    if not _is_texts(content) or (content and not history):
         raise ConfigError(f"{where}.content must be a list of item features, of a feature with history = true")
     separator = body.get("separator")
     if separator is not None and (not isinstance(separator, str) or not separator):
         raise ConfigError(f"{where}.separator must be text, such as ', '")
     vocabulary, buckets = _values(body, kind, where)
+    table = body.get("table", name)
+    if not isinstance(table, str) or not table:
+        raise ConfigError(f"{where}.table must be the name of a table of embeddings, any that you like")
     length = body.get("max_length", _DEFAULT_MAX_LENGTH)
     return FeatureConfig(
         name,
@@ -341,8 +345,8 @@ def _feature(name: str, data: object, embedding: int) -> FeatureConfig:
         separator=separator,
         history=history,
         embedding=_whole(body.get("embedding", embedding), 1, 4_096, f"{where}.embedding"),
-        table=str(body.get("table", name)),
-        content=tuple(str(other) for other in content),
+        table=table,
+        content=tuple(content),
     )
 
 
@@ -359,8 +363,11 @@ def _values(
     if vocabulary is None:
         return VocabularyRule(), None
     if isinstance(vocabulary, list):
-        if not vocabulary or not all(isinstance(v, str) and v for v in vocabulary):
+        if not vocabulary or not _is_texts(vocabulary):
             raise ConfigError(f"{where}.vocabulary must be a list of texts")
+        value, times = Counter(vocabulary).most_common(1)[0]
+        if times > 1:
+            raise ConfigError(f"{where}.vocabulary names {value!r} twice")
         return tuple(vocabulary), None
     rule = _table(vocabulary, f"{where}.vocabulary")
     _known(rule, ("min_count", "max_size"), f"{where}.vocabulary")
@@ -386,14 +393,14 @@ def _missing(data: object, kind: Kind, where: str) -> tuple[MissingRule, Any]:
         rules = '"mean", "marker"' if kind == "numeric" else '"marker"'
         raise ConfigError(f"{where} must be {rules} or {{constant = ...}}, not {data!r}")
     value = data["constant"]
-    wanted: dict[Kind, type | tuple[type, ...]] = {
-        "numeric": (int, float),
-        "categorical": str,
-        "multi_value": list,
-        "sequence": list,
-        "weighted_bag": dict,
+    fits: dict[Kind, bool] = {
+        "numeric": _is_finite(value),
+        "categorical": isinstance(value, str) and value != "",
+        "multi_value": _is_texts(value),
+        "sequence": _is_texts(value),
+        "weighted_bag": isinstance(value, dict) and all(map(_is_finite, value.values())),
     }
-    if isinstance(value, bool) or not isinstance(value, wanted[kind]):
+    if not fits[kind]:
         raise ConfigError(f"{where}.constant does not fit the kind {kind}: {value!r}")
     return "constant", value
 
@@ -410,7 +417,10 @@ def _transform(data: object, where: str) -> TransformType | Transform:
             f"{where} must be a name, or {{type = 'standardize', mean = …, std = …}}, or "
             f"{{type = 'min_max', min = …, max = …}}"
         )
-    low, high = (_real(body[key], -math.inf, math.inf, f"{where}.{key}") for key in numbers)
+    for key in numbers:
+        if not _is_finite(body[key]):
+            raise ConfigError(f"{where}.{key} must be a finite number, not {body[key]!r}")
+    low, high = (float(body[key]) for key in numbers)
     if (high <= 0) if body["type"] == "standardize" else (high <= low):
         raise ConfigError(f"{where}: std must be above 0, and max above min")
     return Transform(body["type"], (low, high))
@@ -419,12 +429,10 @@ def _transform(data: object, where: str) -> TransformType | Transform:
 def _clip(data: object, where: str) -> tuple[float | None, float | None]:
     if data is None:
         return (None, None)
-    if isinstance(data, list) and len(data) == 2:
+    if isinstance(data, list) and len(data) == 2 and all(map(_is_number, data)) and data[0] < data[1]:
         # TOML has no null: an infinity leaves a side open.
-        sides = [_real(side, -math.inf, math.inf, where) for side in data]
-        if sides[0] < sides[1]:
-            low, high = (None if math.isinf(side) else side for side in sides)
-            return low, high
+        low, high = (None if math.isinf(side) else float(side) for side in data)
+        return low, high
     raise ConfigError(f"{where} must be [low, high], -inf or inf for an open side, not {data!r}")
 
 
@@ -442,6 +450,18 @@ def _table(data: object, where: str) -> Mapping[str, Any]:
     return data
 
 
+def _is_texts(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(text, str) and text for text in value)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_finite(value: object) -> bool:
+    return _is_number(value) and math.isfinite(value)
+
+
 def _whole(value: object, low: int, high: int, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ConfigError(f"{where} must be a whole number from {low} to {high}, not {value!r}")
@@ -449,6 +469,6 @@ def _whole(value: object, low: int, high: int, where: str) -> int:
 
 
 def _real(value: object, low: float, high: float, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+    if not _is_number(value) or not low <= value <= high:
         raise ConfigError(f"{where} must be a number from {low:g} to {high:g}, not {value!r}")
     return float(value)

@@ -4,6 +4,8 @@ measured on.
 
 from __future__ import annotations
 
+import datetime
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -201,12 +203,31 @@ def _indices(values: Sequence[str], ids: Sequence[str]) -> Indices:
     return np.fromiter((places.get(value, -1) for value in values), np.int64, len(values))
 
 
-def _times(data: DataConfig, columns: Mapping[str, Sequence[Any]]) -> NDArray[Any]:
-    """What interactions are ordered by; all equal when rows are in order already."""
+def _times(data: DataConfig, columns: Mapping[str, Sequence[Any]]) -> NDArray[np.float64]:
+    """What interactions are ordered by, in any unit; all equal when rows are in order already."""
     if data.timestamp is None:
         return np.zeros(len(columns[data.user_id]))
     cells = columns[data.timestamp]
+    times = np.empty(len(cells))
+    for row, cell in enumerate(cells):
+        times[row] = _time(cell)
+    if np.isnan(times).any():
+        row = int(np.flatnonzero(np.isnan(times))[0])
+        raise ReleaseRefused(
+            f"{data.interactions.name} row {row + 1}: the {data.timestamp} {str(cells[row])!r} is neither a number nor "
+            "ISO 8601, such as 2024-02-29 or 2024-02-29T12:30:00Z"
+        )
+    return times
+
+
+def _time(cell: object) -> float:
+    """A number as it is, a date or time in epoch seconds (UTC where no zone is given), NaN for anything else."""
     try:
-        return np.array([float(cell) for cell in cells])
+        return float(cell)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        return np.array([str(cell) for cell in cells])  # ISO 8601 sorts as text
+        pass
+    try:
+        time = datetime.datetime.fromisoformat(str(cell))
+    except ValueError:
+        return math.nan
+    return (time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp()

@@ -82,10 +82,11 @@ def _name_output(graph: onnx.GraphProto) -> None:
 
 
 def check_parity(tower: Tower, path: Path, inputs: Inputs, seed: int) -> float:
-    """The largest difference between PyTorch and the file, on a few hundred rows.
+    """The largest difference of an element between PyTorch and the file, on a few hundred rows.
 
-    Rows as they are, rows with some features missing, one with all, in one batch and one by one. Raises
-    TrainingFailed when it is above MAX_DIFFERENCE, ReleaseRefused when the file does not fit its schema.
+    Rows as they are, rows with some features missing, one with all, in one batch and one by one. Where elements
+    are larger than 1, it is a share of the batch's largest. Raises TrainingFailed when it is above MAX_DIFFERENCE,
+    ReleaseRefused when the file does not fit its schema.
     """
     session = onnx_tower.Tower(path, tower.schema)
     random = torch.Generator().manual_seed(seed)
@@ -105,8 +106,8 @@ def check_parity(tower: Tower, path: Path, inputs: Inputs, seed: int) -> float:
         arrays = {name: tensor.numpy() for name, tensor in batch.items()}
         encoded = Encoded(arrays.get("numeric"), arrays.get("ids"), arrays.get("weights"), [])
         found = session.run(encoded)
-        # Not `max`, which lets a NaN pass.
-        worst = float(np.abs(expected - found).max())
+        worst = float(np.abs(expected - found).max() / max(1.0, float(np.abs(expected).max())))
+        # So that a NaN does not pass.
         if not worst <= MAX_DIFFERENCE:
             raise TrainingFailed(
                 f"{path.name} differs from PyTorch by {worst:g}, more than {MAX_DIFFERENCE:g}; nothing was "

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from twotower_server.errors import Refused
 from twotower_server.features.encode import Encoder
 from twotower_server.features.row import Row
 from twotower_server.features.schema import TowerSchema
@@ -19,21 +20,21 @@ Batch = dict[str, Tensor]
 
 
 class Inputs:
-    """n encoded rows of one tower. refused: int64, rows without a single feature; theirs are as if all were
-    missing.
+    """n encoded rows of one tower.
+
+    refused: by row, why one could not be encoded; its inputs are as if every feature were missing.
     """
 
     def __init__(self, schema: TowerSchema, rows: Sequence[Row]) -> None:
         encoder = Encoder(schema)
         self._schema = schema
         arrays: dict[str, list[NDArray[np.float32] | NDArray[np.int64]]] = {}
-        refused: list[int] = []
+        self.refused: dict[int, Refused] = {}
         for start in range(0, len(rows), _CHUNK_ROWS):
             encoded = encoder.encode(rows[start : start + _CHUNK_ROWS])
-            refused += [start + i for i in encoded.refused]
+            self.refused |= {start + i: error for i, error in encoded.refused.items()}
             for name, array in encoded.inputs().items():
                 arrays.setdefault(name, []).append(array)
-        self.refused: Indices = np.array(sorted(refused), np.int64)
         self._tensors: Batch = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in arrays.items()}
         missing = encoder.encode([Row()]).inputs()
         self._missing: Batch = {name: torch.from_numpy(array) for name, array in missing.items()}

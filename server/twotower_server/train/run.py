@@ -17,7 +17,8 @@ import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
 
-from twotower_server.errors import ReleaseRefused
+from twotower_server.config import ConfigError
+from twotower_server.errors import Reason, ReleaseRefused
 from twotower_server.features.columns import ColumnMapping
 from twotower_server.features.row import Row
 from twotower_server.features.schema import Schema, TowerSchema
@@ -50,6 +51,7 @@ RECALL_KS = (10, 100)
 # Held-back users that go into the model folder: golden samples and the index are measured on them.
 MAX_SAMPLE_USERS = 500
 _NEGATIVES_PER_POSITIVE = 50
+_NOTHING_KNOWN = (Reason.FIELD_REQUIRED, Reason.NO_KNOWN_FEATURE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Metrics:
 
     recall, popularity_recall: by K, of the model and of showing everybody the most popular items.
     validation_recall: of the validation users, at training.stopping_k.
-    parity: the largest difference of an element between PyTorch and ONNX.
+    parity: the largest difference of an element between PyTorch and ONNX, see check_parity.
     """
 
     test_users: int
@@ -159,6 +161,11 @@ def _read(config: TrainConfig, report: Report) -> _Data:
     if config.data.users is not None:
         user_mapping = column_mapping(user_features, config.data.user_id)
         users = read_entities(config.data.users, "user", user_features, user_mapping)
+    if config.training.stopping_k >= len(items.ids):
+        raise ConfigError(
+            f"training.stopping_k is {config.training.stopping_k}, but {config.data.items.name} has {len(items.ids):,} "
+            "items: every model finds everything among so many. Choose a tenth of the items, or fewer"
+        )
     interactions, users = read_interactions(config.data, items, users)
     skipped = f"; {interactions.skipped:,} skipped, their items are not in the table" if interactions.skipped else ""
     report(
@@ -178,9 +185,12 @@ def _read(config: TrainConfig, report: Report) -> _Data:
         """
         rows = user_rows(interactions, users, items.ids, user_features, which)
         inputs = Inputs(schema.user, rows)
-        if not inputs.refused.size:
+        if not inputs.refused:
             return Examples(which, inputs), rows
-        kept = np.setdiff1d(np.arange(len(which)), inputs.refused)
+        for i, error in inputs.refused.items():
+            if error.reason not in _NOTHING_KNOWN:
+                raise ReleaseRefused(f"user {users.ids[interactions.users[which[i]]]!r}: {error.message}")
+        kept = np.setdiff1d(np.arange(len(which)), list(inputs.refused))
         rows = [rows[i] for i in kept.tolist()]
         if not rows:
             raise TrainingFailed("no user has a single feature before an interaction; is there a history?")
@@ -191,12 +201,15 @@ def _read(config: TrainConfig, report: Report) -> _Data:
         f"{len(train_examples.which):,} examples to learn from; held back: {len(validation.which):,} users "
         f"for validation, {len(test.which):,} for the test"
     )
+    item_inputs = Inputs(schema.item, items.rows)
+    for i, refusal in item_inputs.refused.items():
+        raise ReleaseRefused(f"{config.data.items.name} row {i + 1}, item {items.ids[i]!r}: {refusal.message}")
     return _Data(
         items,
         interactions,
         schema,
         mapping,
-        Inputs(schema.item, items.rows),
+        item_inputs,
         train_examples,
         validation,
         test,

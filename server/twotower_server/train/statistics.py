@@ -108,8 +108,10 @@ def _numeric(feature: FeatureConfig, rows: Sequence[Row]) -> dict[str, Any]:
     body["transform"] = {"type": feature.transform}
     if feature.transform == "standardize":
         values = _some(feature, clipped)
-        # A constant feature has nothing to say; dividing by 1 keeps it finite.
-        body["transform"] |= {"mean": float(values.mean()), "std": float(values.std()) or 1.0}
+        # A constant feature has nothing to say, and its deviation is rounding: dividing by 1 keeps it finite.
+        deviation = float(values.std())
+        told_apart = deviation > np.finfo(np.float32).eps * float(np.abs(values).max())
+        body["transform"] |= {"mean": float(values.mean()), "std": deviation if told_apart else 1.0}
     elif feature.transform == "min_max":
         values = _some(feature, clipped)
         least, most = float(values.min()), float(values.max())
