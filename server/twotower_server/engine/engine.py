@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from twotower_server.engine import embed
 from twotower_server.engine.limits import Limits
 from twotower_server.engine.model import (
+    Arm,
     Candidates,
     Found,
     GivenEmbedding,
@@ -25,7 +26,7 @@ from twotower_server.engine.model import (
     UserVector,
     Vectors,
 )
-from twotower_server.engine.route import Releases
+from twotower_server.engine.route import Releases, ReleaseSource
 from twotower_server.engine.search import search
 from twotower_server.errors import Reason, Refused
 from twotower_server.index.similarity import similarities
@@ -65,27 +66,43 @@ class ScoreEntry:
 class Engine:
     """Serves the loaded releases. One a worker; its methods are called on the event loop."""
 
-    def __init__(self, releases: Releases, limits: Limits) -> None:
-        self.releases = releases
+    def __init__(self, source: ReleaseSource, limits: Limits) -> None:
+        self._source = source
         self.limits = limits
         self._threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="search")
 
     def close(self) -> None:
         self._threads.shutdown(wait=True)
 
+    @property
+    def releases(self) -> Releases:
+        """What serves a call that begins now; take it once. Raises NOT_READY."""
+        return self._source.now()
+
     def embed_user(self, user: UserRow, release: str = "") -> UserVector:
         """The vector of one user."""
-        snapshot = self.releases.route(release)
+        snapshot = self.releases.route(release, user=user)
         values, use = embed.embed_user(snapshot, user, self.limits)
         return UserVector(values, snapshot.release, use=use)
 
-    async def embed_users(self, users: Sequence[UserRow], release: str = "") -> Vectors:
-        """Vectors of a batch of users; a bad one fails alone."""
-        snapshot = self.releases.route(release)
+    async def embed_users(self, users: Sequence[UserRow], release: str = "") -> list[Arm]:
+        """Vectors of a batch of users, by the release that serves them; a bad one fails alone."""
         self.limits.check("users", len(users), "users")
-        self._check_vectors(snapshot, len(users))
-        values, refused, _ = await embed.embed_users(snapshot, users, self.limits)
-        return Vectors(values, snapshot.release, refused)
+        releases = self.releases
+        places: dict[Snapshot, Sequence[int]] = {}
+        if release or not releases.split:
+            places[releases.route(release, entries=len(users))] = range(len(users))
+        else:
+            routed = [releases.route("", user=user) for user in users]
+            for snapshot in dict.fromkeys(routed):
+                places[snapshot] = [i for i, other in enumerate(routed) if other is snapshot]
+        self._check_vectors({snapshot: len(indices) for snapshot, indices in places.items()})
+        arms = []
+        for snapshot, indices in places.items():
+            own = users if len(places) == 1 else [users[i] for i in indices]
+            values, refused, _ = await embed.embed_users(snapshot, own, self.limits)
+            arms.append(Arm(indices, Vectors(values, snapshot.release, refused)))
+        return arms
 
     def item_vector(self, item_id: str, release: str = "") -> ItemVector:
         """The stored vector of one item. Raises ITEM_NOT_FOUND."""
@@ -102,7 +119,7 @@ class Engine:
         """Vectors of many items, stored (ids, keys) or computed (items)."""
         snapshot = self.releases.route(release)
         self.limits.check("items", len(items), items.field)
-        self._check_vectors(snapshot, len(items))
+        self._check_vectors({snapshot: len(items)})
         if items.items is not None:
             values, refused = await embed.embed_items(snapshot, items.items, self.limits)
             return Vectors(values, snapshot.release, refused)
@@ -148,7 +165,7 @@ class Engine:
 
     async def recommend(self, query: Query, selection: Selection, release: str = "") -> Found:
         """The best items of the catalog for one user."""
-        snapshot = self.releases.route(release, _release_of(query))
+        snapshot = self._route(query, release)
         self._check_selection(snapshot, selection)
         user = self._user(snapshot, query)
         return await self._search(snapshot, user.values, selection, user=user)
@@ -157,7 +174,8 @@ class Engine:
         self, query: str | ItemRow | GivenEmbedding, selection: Selection, release: str = ""
     ) -> Found:
         """The items nearest to an item (by id, by features) or to a vector; an item never finds itself."""
-        snapshot = self.releases.route(release, _release_of(query))
+        given = query.release if isinstance(query, GivenEmbedding) else None
+        snapshot = self.releases.route(release, embedding_release=given)
         self._check_selection(snapshot, selection)
         if isinstance(query, str):
             values = snapshot.vectors[self._row(snapshot, query)]
@@ -237,14 +255,24 @@ class Engine:
 
     def _route_entry(self, entry: ScoreEntry) -> Snapshot:
         self.limits.check("items", len(entry.candidates), entry.candidates.field)
-        return self.releases.route(entry.release, _release_of(entry.query))
+        return self._route(entry.query, entry.release)
+
+    def _route(self, query: Query, release: str) -> Snapshot:
+        if isinstance(query, GivenEmbedding):
+            return self.releases.route(release, embedding_release=query.release)
+        return self.releases.route(release, user=query)
 
     def _check_scores(self, entries: Sequence[ScoreEntry]) -> None:
         candidates = sum(len(entry.candidates) for entry in entries)
         self.limits.check_response(candidates * _SCORE_BYTES + len(entries) * _ENTRY_BYTES)
 
-    def _check_vectors(self, snapshot: Snapshot, count: int) -> None:
-        self.limits.check_response(count * (snapshot.manifest.dimension * 4 + len(snapshot.release) + _ENTRY_BYTES))
+    def _check_vectors(self, counts: Mapping[Snapshot, int]) -> None:
+        self.limits.check_response(
+            sum(
+                count * (snapshot.manifest.dimension * 4 + len(snapshot.release) + _ENTRY_BYTES)
+                for snapshot, count in counts.items()
+            )
+        )
 
     def _check_selection(self, snapshot: Snapshot, selection: Selection) -> None:
         limits = self.limits
@@ -282,10 +310,6 @@ def _given(snapshot: Snapshot, given: GivenEmbedding) -> NDArray[np.float32]:
             "embedding.values",
         )
     return unit_length(values[None])[0] if cosine else values
-
-
-def _release_of(query: object) -> str | None:
-    return query.release if isinstance(query, GivenEmbedding) else None
 
 
 def _not_found(candidates: Candidates, missing: list[int]) -> Refused:

@@ -110,6 +110,14 @@ class Vectors:
 
 
 @dataclass(frozen=True, slots=True)
+class Arm:
+    """The part of a batch that one release serves. places: of its entries in the batch, in the order of `vectors`."""
+
+    places: Sequence[int]
+    vectors: Vectors
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
     """Scores of one user's candidates: float32 [n] each, 0 where missing or failed."""
 

@@ -14,6 +14,7 @@ from twotower import v1
 from twotower_server.engine.engine import Query, ScoreEntry
 from twotower_server.engine.limits import DEFAULT_K, Limits
 from twotower_server.engine.model import (
+    Arm,
     Candidates,
     Found,
     GivenEmbedding,
@@ -22,6 +23,7 @@ from twotower_server.engine.model import (
     UserVector,
     Vectors,
 )
+from twotower_server.engine.route import Releases
 from twotower_server.errors import Reason, Refused
 from twotower_server.features.encode import FeatureUse
 from twotower_server.features.schema import TowerSchema
@@ -138,14 +140,20 @@ def user_embedding(user: UserVector) -> v1.GetUserEmbeddingResponse:
     )
 
 
-def user_embeddings(vectors: Vectors, encoding: int) -> v1.BatchGetUserEmbeddingsResponse:
-    sources = [v1.SOURCE_COMPUTED] * len(vectors.values)
-    for i in vectors.refused:
-        sources[i] = v1.SOURCE_UNSPECIFIED
+def user_embeddings(arms: Sequence[Arm], encoding: int) -> v1.BatchGetUserEmbeddingsResponse:
+    """arms: those of one batch; more than one while traffic is split."""
+    count = sum(len(arm.places) for arm in arms)
+    sources = [v1.SOURCE_COMPUTED] * count
+    refused = {arm.places[i]: error for arm in arms for i, error in arm.vectors.refused.items()}
+    for place in refused:
+        sources[place] = v1.SOURCE_UNSPECIFIED
     response = v1.BatchGetUserEmbeddingsResponse(
-        releases=[vectors.release], sources=sources, problems=problems(vectors.refused, "users")
+        releases=[arm.vectors.release for arm in arms], sources=sources, problems=problems(refused, "users")
     )
-    _add_vectors(response, vectors, encoding)
+    if len(arms) == 1:
+        _add_vectors(response, arms[0].vectors, encoding)
+    else:
+        _add_arms(response, arms, encoding)
     return response
 
 
@@ -221,11 +229,16 @@ def problems(refused: Mapping[int, Refused], entries: str, text_bytes: int = _PR
 
 
 def serving_info(
-    snapshots: Iterable[Snapshot], active: Snapshot, limits: Limits, version: str, capabilities: Sequence[str]
+    releases: Releases,
+    shown: Iterable[Snapshot],
+    limits: Limits,
+    version: str,
+    capabilities: Sequence[str],
+    degraded: Sequence[str],
 ) -> v1.GetServingInfoResponse:
     return v1.GetServingInfoResponse(
-        active_release=active.release,
-        releases=[_release_info(snapshot, snapshot is active) for snapshot in snapshots],
+        active_release=releases.active.release,
+        releases=[release_info(releases, snapshot) for snapshot in shown],
         limits=v1.Limits(
             users=limits.users,
             items=limits.items,
@@ -238,10 +251,11 @@ def serving_info(
         ),
         server_version=version,
         capabilities=capabilities,
+        degraded=degraded,
     )
 
 
-def _release_info(snapshot: Snapshot, active: bool) -> v1.ReleaseInfo:
+def release_info(releases: Releases, snapshot: Snapshot) -> v1.ReleaseInfo:
     manifest = snapshot.manifest
     return v1.ReleaseInfo(
         release=manifest.release,
@@ -254,8 +268,8 @@ def _release_info(snapshot: Snapshot, active: bool) -> v1.ReleaseInfo:
         items=manifest.items,
         index_kind=manifest.index.kind,
         index_recall=manifest.index.recall or 0.0,
-        traffic_share=1.0 if active else 0.0,
-        active=active,
+        traffic_share=releases.shares.get(manifest.release, 0.0),
+        active=snapshot is releases.active,
     )
 
 
@@ -281,6 +295,24 @@ def _add_vectors(
     response.MergeFromString(
         packed_rows(response.EMBEDDINGS_FIELD_NUMBER, v1.Embedding.VALUES_FIELD_NUMBER, vectors.values, end, failed)
     )
+
+
+def _add_arms(response: v1.BatchGetUserEmbeddingsResponse, arms: Sequence[Arm], encoding: int) -> None:
+    """Vectors of several releases, each at its place; a list when their dimensions differ."""
+    places = np.concatenate([arm.places for arm in arms])
+    order = np.argsort(places)
+    releases = np.repeat(np.arange(len(arms)), [len(arm.places) for arm in arms])
+    response.release_indices.extend(releases[order].tolist())
+    if encoding == v1.EMBEDDING_ENCODING_MATRIX and len({arm.vectors.values.shape[1] for arm in arms}) == 1:
+        values = np.concatenate([arm.vectors.values for arm in arms])[order]
+        _add_vectors(response, Vectors(values, ""), encoding)
+        return
+    embeddings = [v1.Embedding()] * len(places)
+    for arm in arms:
+        for i, place in enumerate(arm.places):
+            if i not in arm.vectors.refused:
+                embeddings[place] = embedding(arm.vectors.values[i], arm.vectors.release)
+    response.embeddings.extend(embeddings)
 
 
 def _add_items(response: v1.RecommendResponse | v1.SearchItemsResponse, found: Found) -> None:

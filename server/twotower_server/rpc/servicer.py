@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 
 from twotower import v1
@@ -13,11 +14,17 @@ from twotower_server.rpc.handler import Method
 CAPABILITIES = ("dense_features", "filter", "item_keys", "matrix")
 
 
+async def _sound() -> Sequence[str]:
+    return ()
+
+
 class TwoTowerServicer:
     """Serves an engine. Errors are raised as `Refused`; `handler` turns them into statuses."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, degraded: Callable[[], Awaitable[Sequence[str]]] = _sound) -> None:
+        """degraded: says what of the server does not work as it should."""
         self._engine = engine
+        self._degraded = degraded
 
     def methods(self) -> dict[str, Method]:
         """By RPC name."""
@@ -79,8 +86,6 @@ class TwoTowerServicer:
 
     async def get_serving_info(self, request: v1.GetServingInfoRequest) -> v1.GetServingInfoResponse:
         releases = self._engine.releases
-        if request.release:
-            snapshots = [releases.route(request.release)]
-        else:
-            snapshots = list(releases.loaded.values())
-        return convert.serving_info(snapshots, releases.active, self._engine.limits, version("twotower"), CAPABILITIES)
+        shown = [releases.route(request.release, entries=0)] if request.release else releases.loaded.values()
+        degraded = await self._degraded()
+        return convert.serving_info(releases, shown, self._engine.limits, version("twotower"), CAPABILITIES, degraded)
