@@ -8,13 +8,14 @@ import os
 import signal
 import time
 from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
 
 import uvloop
 
 from twotower_server.config import Config
 from twotower_server.engine.engine import Engine
 from twotower_server.engine.limits import Limits
-from twotower_server.engine.route import Releases
 from twotower_server.errors import ReleaseRefused
 from twotower_server.release.format import GOLDEN
 from twotower_server.release.golden import Golden
@@ -22,8 +23,11 @@ from twotower_server.release.snapshot import Snapshot
 from twotower_server.release.stamp import is_stamped
 from twotower_server.rpc.credentials import server_credentials
 from twotower_server.rpc.server import RpcServer
+from twotower_server.supervisor.board import Board
 from twotower_server.supervisor.child import Parent
+from twotower_server.supervisor.follower import Follower
 from twotower_server.supervisor.job import Event, Job, Report
+from twotower_server.supervisor.page import Page
 
 log = logging.getLogger(__name__)
 
@@ -38,42 +42,51 @@ def run_worker(job: Job, parent: Parent) -> None:
 
 async def _serve(job: Job, parent: Parent) -> None:
     config = job.config
+    row = Board(job.folder / "board", config.workers).rows[job.slot]
+    follower = Follower(job.folder, Page(job.folder / "page"), row, partial(open_release, config))
     async with AsyncExitStack() as started:
         try:
-            snapshot = open_release(config, job.release)
+            await follower.prepare_current()
         except ReleaseRefused as error:
             parent.report(Report(Event.REFUSED, str(error)))
             return
-        engine = Engine(Releases({snapshot.release: snapshot}, snapshot.release), limits(config))
+        engine = Engine(follower, limits(config))
         started.callback(engine.close)
         try:
             credentials = server_credentials(config.tls_certificate, config.tls_key)
-            server = RpcServer(engine, credentials=credentials, reflect=config.reflection)
+            server = RpcServer(engine, parent.ask, credentials=credentials, reflect=config.reflection)
             await server.start(str(job.address) if job.address.host else f"[::]:{job.address.port}")
         except (OSError, RuntimeError, ValueError) as error:
             parent.report(Report(Event.FAILED, f"cannot serve on {job.address}: {error}"))
             return
         # Reverse order: first no new calls and a drain, then the engine that serves them.
         started.push_async_callback(server.stop, config.grace_s)
+        listening = asyncio.create_task(parent.listen())
+        listening.add_done_callback(lambda _: os._exit(1))  # the supervisor is gone
         stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, stop.set)
-        loop.add_reader(parent.fileno(), os._exit, 1)  # the supervisor is gone
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         await server.set_serving(True)
         parent.report(Report(Event.DONE))
-        await stop.wait()
-        loop.remove_reader(parent.fileno())
+        tasks = [asyncio.create_task(coroutine) for coroutine in (stop.wait(), follower.follow(), follower.beat())]
+        ended, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in others:
+            task.cancel()
+        for task in ended:
+            try:
+                task.result()
+            except ReleaseRefused as error:
+                parent.report(Report(Event.REFUSED, str(error)))
 
 
-def open_release(config: Config, release: str) -> Snapshot:
+def open_release(config: Config, folder: Path) -> Snapshot:
     """Opens and warms up a release that this machine has verified. Raises ReleaseRefused."""
     start = time.perf_counter()
-    folder = config.releases / release
     if not is_stamped(folder, config.data):
         raise ReleaseRefused("its files have changed since they were verified")
     snapshot = Snapshot.open(folder, strict_features=config.strict_features)
     warm_up(snapshot, Golden.load(folder / GOLDEN))
-    log.info("opened release %s: %d items (%.2f s)", release, snapshot.manifest.items, time.perf_counter() - start)
+    elapsed_s = time.perf_counter() - start
+    log.info("opened release %s: %d items (%.2f s)", snapshot.release, snapshot.manifest.items, elapsed_s)
     return snapshot
 
 

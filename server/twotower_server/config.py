@@ -147,6 +147,26 @@ class Config:
         default_factory=_default_data,
         metadata=_meta("this machine's own folder: records which releases it has verified", _path, "DIR"),
     )
+    follow_s: float = field(
+        default=1.0,
+        metadata=_meta("look this often at what the releases folder says is active", _seconds, "SECONDS"),
+    )
+    switch_timeout_s: float = field(
+        default=30.0,
+        metadata=_meta("give up a switch that a worker has not prepared in this time", _seconds, "SECONDS"),
+    )
+    fleet_timeout_s: float = field(
+        default=60.0,
+        metadata=_meta("give up a switch for which another server has not loaded the release", _seconds, "SECONDS"),
+    )
+    keep_releases: int = field(
+        default=2,
+        metadata=_meta("releases to keep loaded beside those that serve, for callers that pin them", _count(0), "N"),
+    )
+    keep_s: float = field(
+        default=3600.0,
+        metadata=_meta("close a release that has not been active for so long", _seconds, "SECONDS"),
+    )
     grace_s: float = field(
         default=20.0,
         metadata=_meta("when stopped, let calls in flight finish for this long", _seconds, "SECONDS"),

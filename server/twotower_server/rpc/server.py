@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -12,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 from twotower import v1
 from twotower_server.engine.engine import Engine
 from twotower_server.rpc.handler import Method, service_handler
+from twotower_server.rpc.release_servicer import Ask, ReleaseServicer
 from twotower_server.rpc.servicer import TwoTowerServicer
 
 _SERVICES: dict[str, ServiceDescriptor] = {
@@ -29,15 +31,24 @@ class RpcServer:
     def __init__(
         self,
         engine: Engine,
+        ask: Ask | None = None,
         *,
         credentials: grpc.ServerCredentials | None = None,
         reflect: bool = True,
     ) -> None:
-        """credentials: TLS; None = plaintext. reflect: offer server reflection."""
+        """ask: calls the supervisor; None = no ReleaseService. credentials: TLS; None = plaintext.
+
+        reflect: offer server reflection.
+        """
         self._credentials = credentials
         self._server = grpc.aio.server(options=_options(engine.limits.request_bytes))
         self._health = health.aio.HealthServicer()
-        methods: dict[str, dict[str, Method]] = {"TwoTowerService": TwoTowerServicer(engine).methods()}
+        methods: dict[str, dict[str, Method]] = {}
+        if ask is None:
+            methods["TwoTowerService"] = TwoTowerServicer(engine).methods()
+        else:
+            methods["TwoTowerService"] = TwoTowerServicer(engine, partial(ask, "degraded")).methods()
+            methods["ReleaseService"] = ReleaseServicer(engine, ask).methods()
         handlers = [
             service_handler(service, methods.get(name, {}), engine.limits) for name, service in _SERVICES.items()
         ]

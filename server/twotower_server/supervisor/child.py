@@ -6,15 +6,19 @@ Arguments: the descriptor of the socket to the supervisor, the supervisor's proc
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import importlib
+import itertools
 import os
 import signal
 import socket
 import sys
+from contextlib import closing
+from typing import Any
 
 from twotower_server.supervisor import log
-from twotower_server.supervisor.job import Job, Report
+from twotower_server.supervisor.job import Answer, Job, Question, Report
 
 _PR_SET_PDEATHSIG = 1
 
@@ -24,19 +28,39 @@ class Parent:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-
-    def fileno(self) -> int:
-        """Becomes readable when the supervisor is gone: after the job it sends nothing."""
-        return self._connection.fileno()
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._numbers = itertools.count()
 
     def report(self, report: Report) -> None:
         self._connection.sendall(report.to_line())
+
+    async def listen(self) -> None:
+        """Takes the answers to what is asked, until the supervisor is gone."""
+        reader, writer = await asyncio.open_unix_connection(sock=self._connection.dup())
+        with closing(writer):
+            while line := await reader.readline():
+                answer = Answer.from_line(line)
+                asked = self._asked.pop(answer.number)
+                if asked.cancelled():
+                    continue
+                if answer.refused is None:
+                    asked.set_result(answer.value)
+                else:
+                    asked.set_exception(answer.refused)
+
+    async def ask(self, method: str, **arguments: Any) -> Any:
+        """Calls a method of the supervisor's `Switch`. Needs `listen`. Raises what it refused with."""
+        question = Question(next(self._numbers), method, arguments)
+        self._asked[question.number] = asyncio.get_running_loop().create_future()
+        asked = self._asked[question.number]
+        self._connection.sendall(question.to_line())
+        return await asked
 
 
 def end_with(supervisor: int) -> None:
     """Lets the kernel kill this process when the supervisor dies, however it dies. Linux only.
 
-    Elsewhere a worker notices by its socket (`Parent.fileno`).
+    Elsewhere a worker notices by its socket (`Parent.listen`).
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,12 +1,19 @@
-"""What the supervisor tells a process that it starts, and what it hears back: JSON lines on a socket pair."""
+"""What the supervisor and its processes say to each other: JSON lines on a socket pair.
+
+supervisor → process   first its Job; then an Answer to every Question
+process → supervisor   a Report when it is ready or cannot be; a Question when a caller wants releases changed
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
 from twotower_server.config import Address, Config
+from twotower_server.errors import Reason, Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,26 +22,40 @@ class Job:
 
     name:    for its log lines, such as `worker 0`.
     address: where to serve, with the real port.
+    folder:  what the processes of the server share: page, board, generations.
+    slot:    a worker's row on the board.
+    release: folder of the release to verify; None for workers, which look at the page.
     """
 
     name: str
     config: Config
-    release: str
     address: Address
+    folder: Path
+    slot: int = 0
+    release: Path | None = None
 
     def to_line(self) -> bytes:
         values = {
             "name": self.name,
             "config": self.config.to_json(),
-            "release": self.release,
             "address": str(self.address),
+            "folder": str(self.folder),
+            "slot": self.slot,
+            "release": self.release and str(self.release),
         }
-        return json.dumps(values).encode() + b"\n"
+        return _line(values)
 
     @classmethod
     def from_line(cls, line: bytes) -> Job:
         values = json.loads(line)
-        return cls(values["name"], Config(**values["config"]), values["release"], Address.parse(values["address"]))
+        return cls(
+            values["name"],
+            Config(**values["config"]),
+            Address.parse(values["address"]),
+            Path(values["folder"]),
+            values["slot"],
+            values["release"] and Path(values["release"]),
+        )
 
 
 class Event(StrEnum):
@@ -53,9 +74,46 @@ class Report:
     reason: str = ""
 
     def to_line(self) -> bytes:
-        return json.dumps({"event": self.event, "reason": self.reason}).encode() + b"\n"
+        return _line(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A call of `Switch` that a worker passes on. number: the answer has the same."""
+
+    number: int
+    method: str
+    arguments: dict[str, Any]
+
+    def to_line(self) -> bytes:
+        return _line(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """value: what the method returned, as JSON; or why it refused."""
+
+    number: int
+    value: Any = None
+    refused: Refused | None = field(default=None)
+
+    def to_line(self) -> bytes:
+        refused = self.refused
+        why = None if refused is None else [refused.reason, refused.message, refused.field]
+        return _line({"number": self.number, "value": self.value, "refused": why})
 
     @classmethod
-    def from_line(cls, line: bytes) -> Report:
+    def from_line(cls, line: bytes) -> Answer:
         values = json.loads(line)
-        return cls(Event(values["event"]), values["reason"])
+        why = values["refused"]
+        return cls(values["number"], values["value"], why and Refused(Reason(why[0]), why[1], why[2]))
+
+
+def said(line: bytes) -> Report | Question:
+    """What a process has said in a line."""
+    values = json.loads(line)
+    return Report(Event(values["event"]), values["reason"]) if "event" in values else Question(**values)
+
+
+def _line(values: dict[str, Any]) -> bytes:
+    return json.dumps(values).encode() + b"\n"

@@ -9,7 +9,7 @@ import sys
 from signal import Signals
 from typing import Self
 
-from twotower_server.supervisor.job import Job, Report
+from twotower_server.supervisor.job import Answer, Job, Question, Report, said
 
 # Libraries start no threads: calls are spread over workers and the engine's threads, not inside one call.
 # Set before numpy is loaded, which reads them once; what the operator has set counts.
@@ -57,13 +57,18 @@ class Process:
     def pid(self) -> int:
         return self._process.pid
 
-    async def report(self) -> Report | None:
+    async def says(self) -> Report | Question | None:
         """What the process says next; None when it has ended."""
         try:
             line = await self._reader.readline()
         except ConnectionError:  # it ended before it read its job
             return None
-        return Report.from_line(line) if line.endswith(b"\n") else None
+        return said(line) if line.endswith(b"\n") else None
+
+    def answer(self, answer: Answer) -> None:
+        """Answers a question, unless the process has ended."""
+        if not self._writer.is_closing():
+            self._writer.write(answer.to_line())
 
     async def ended(self) -> str:
         """Waits for the end; says how it came, such as `was killed by SIGKILL`."""

@@ -1,25 +1,33 @@
-"""The supervisor: verifies the active release, starts workers, replaces dead ones, stops them in order."""
+"""The supervisor: starts workers, replaces dead ones, passes on what callers ask of releases, stops in order."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import signal
+import socket
 import ssl
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from twotower_server.config import Address, Config, ConfigError, flag
-from twotower_server.errors import ReleaseRefused, TwoTowerError
-from twotower_server.release.active import active_release, release_names
+from twotower_server.errors import Reason, Refused, ReleaseRefused, TwoTowerError
+from twotower_server.release.fleet import Fleet
 from twotower_server.release.format import MANIFEST
+from twotower_server.release.repository import LocalRepository
 from twotower_server.release.stamp import is_stamped
+from twotower_server.supervisor.board import Board
 from twotower_server.supervisor.errors import NoRelease, WorkerFailed
-from twotower_server.supervisor.job import Event, Job, Report
+from twotower_server.supervisor.folder import server_folder
+from twotower_server.supervisor.job import Answer, Event, Job, Question, Report
+from twotower_server.supervisor.page import Page
 from twotower_server.supervisor.port import Port
 from twotower_server.supervisor.process import Process
+from twotower_server.supervisor.switch import State, Switch
 from twotower_server.supervisor.verifier_limit import killed_by
 
 log = logging.getLogger(__name__)
@@ -53,19 +61,19 @@ def serve(config: Config, on_serving: Callable[[Serving], None], *, worker: str 
     """
     _check_tls(config)
     release = _release_to_serve(config.releases)
-    with Port(config.listen) as port:
-        return asyncio.run(Supervisor(config, release, port.address, worker).run(on_serving))
+    with Port(config.listen) as port, server_folder(config.data) as folder:
+        return asyncio.run(Supervisor(config, release, port.address, folder, worker).run(on_serving))
 
 
 def _release_to_serve(releases: Path) -> str:
     if not releases.is_dir():
         raise NoRelease(f"{releases} is no folder; name the folder of releases by --releases")
     try:
-        release = active_release(releases)
+        release = Fleet(LocalRepository(releases)).active()
     except ReleaseRefused as error:
         raise NoRelease(str(error)) from None
     if not (releases / release / MANIFEST).is_file():
-        names = ", ".join(release_names(releases)) or "none"
+        names = ", ".join(LocalRepository(releases).names()) or "none"
         raise NoRelease(f"the active release {release} is not in {releases}, which has {names}; activate one of these")
     return release
 
@@ -91,26 +99,29 @@ def _check_tls(config: Config) -> None:
 
 
 class Supervisor:
-    """Keeps `config.workers` workers on one release and one port.
+    """Keeps `config.workers` workers on one port, all of them on what the switch says."""
 
-    The release is chosen once: a worker that is replaced must serve what the others serve.
-    """
-
-    def __init__(self, config: Config, release: str, address: Address, worker: str) -> None:
+    def __init__(self, config: Config, release: str, address: Address, folder: Path, worker: str) -> None:
+        """release: to serve first. folder: that the processes of this server share. worker: entry of the workers."""
         self._config = config
         self._release = release
         self._address = address
+        self._folder = folder
         self._worker = worker
         self._processes: set[Process] = set()
         self._ready: set[int] = set()
         self._announced = False
         self._stopping = False
         self._verifying = asyncio.Lock()
+        self._answering: set[asyncio.Task[None]] = set()
+        self._fleet = Fleet(LocalRepository(config.releases), f"{socket.gethostname()}-{address.port}")
+        page = Page(folder / "page", create=True)
+        self._board = Board(folder / "board", config.workers, create=True)
+        self._switch = Switch(config, self._fleet, folder, page, self._board, self._verify)
 
     async def run(self, on_serving: Callable[[Serving], None]) -> bool:
         """As `serve`."""
-        slots = [asyncio.create_task(self._keep(slot, on_serving)) for slot in range(self._config.workers)]
-        serving = asyncio.gather(*slots)
+        serving = asyncio.create_task(self._serve(on_serving))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number, serving)
@@ -120,14 +131,27 @@ class Supervisor:
             if not self._stopping:
                 raise
         finally:
-            for slot in slots:
-                slot.cancel()
-            await asyncio.wait(slots)
             drained = await self._drain()
+            with suppress(OSError):
+                self._fleet.leave()
         log.info("stopped")
         return drained
 
-    def _stop(self, number: signal.Signals, serving: asyncio.Future[list[None]]) -> None:
+    async def _serve(self, on_serving: Callable[[Serving], None]) -> None:
+        """Runs until it is cancelled, or something cannot go on."""
+        await self._switch.start(self._release)
+        keeping: list[Coroutine[Any, Any, None]] = [
+            self._keep(slot, on_serving) for slot in range(self._config.workers)
+        ]
+        tasks = [asyncio.create_task(coroutine) for coroutine in (*keeping, self._switch.follow())]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    def _stop(self, number: signal.Signals, serving: asyncio.Task[None]) -> None:
         if self._stopping:
             log.warning("%s again: ending calls in flight", number.name)
             for process in self._processes:
@@ -152,26 +176,27 @@ class Supervisor:
         return not any(process.signal == signal.SIGKILL for process in ends.values())
 
     async def _keep(self, slot: int, on_serving: Callable[[Serving], None]) -> None:
-        """Keeps one worker running. Raises when the release is refused, or workers end in a loop."""
+        """Keeps one worker running. Raises when workers end in a loop and none is left."""
         failures = 0
         while True:
-            await self._verify()
-            worker = await self._start(self._worker, f"worker {slot}")
-            report = await worker.report()
+            worker = await self._start(
+                self._worker, Job(f"worker {slot}", self._config, self._address, self._folder, slot)
+            )
             served_s = 0.0
-            if report is not None and report.event is Event.DONE:
+            report = await worker.says()
+            if isinstance(report, Report) and report.event is Event.DONE:
                 ready_at = time.monotonic()
                 self._is_ready(slot, worker, on_serving)
-                why = await worker.ended()
+                report = await self._attend(worker)
                 served_s = time.monotonic() - ready_at
-            else:
-                why = await worker.ended()
-                if report is not None:
-                    why = self._cannot_start(report)
+            self._board.rows[slot].pid = 0
+            why = await worker.ended()
             self._processes.discard(worker)
             self._ready.discard(slot)
+            if isinstance(report, Report):
+                why = self._cannot_serve(report)
             failures = 1 if served_s >= _SOUND_S else failures + 1
-            if failures == _MAX_FAILURES:
+            if failures >= _MAX_FAILURES and not self._ready:
                 raise WorkerFailed(f"{worker.name} failed {failures} times in a row; at last: {why}")
             backoff_s = min(_FIRST_BACKOFF_S * 2 ** (failures - 1), _MAX_BACKOFF_S)
             log.warning("%s: %s; another starts in %.1f s", worker.name, why, backoff_s)
@@ -182,37 +207,80 @@ class Supervisor:
         log.info("%s is ready (process %d)", worker.name, worker.pid)
         if len(self._ready) == self._config.workers and not self._announced:
             self._announced = True
-            log.info("serving %s on %s", self._release, self._address)
-            on_serving(Serving(self._release, self._address, self._config.workers))
+            active = self._switch.generation.active
+            log.info("serving %s on %s", active, self._address)
+            on_serving(Serving(active, self._address, self._config.workers))
 
-    def _cannot_start(self, report: Report) -> str:
-        """Why a worker did not start. Raised while the server itself starts: another try would not help."""
+    async def _attend(self, worker: Process) -> Report | None:
+        """Answers a worker's questions until it ends, or reports why it will."""
+        while isinstance(said := await worker.says(), Question):
+            task = asyncio.create_task(self._answer(worker, said))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+        return said
+
+    async def _answer(self, worker: Process, question: Question) -> None:
+        switch = self._switch
+        methods: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
+            method.__name__: method
+            for method in (switch.states, switch.degraded, switch.load, switch.activate, switch.rollback, switch.split)
+        }
+        try:
+            value = await methods[question.method](**question.arguments)
+        except Refused as error:
+            worker.answer(Answer(question.number, refused=error))
+        except OSError as error:
+            log.error("%s: the releases folder failed: %s", question.method, error)
+            refused = Refused(
+                Reason.STORE_UNAVAILABLE, "the releases folder cannot be used; the server's log says more"
+            )
+            worker.answer(Answer(question.number, refused=refused))
+        except Exception:
+            log.exception("%s failed", question.method)
+            refused = Refused(Reason.INTERNAL, "this is a bug of the server; its log has the details")
+            worker.answer(Answer(question.number, refused=refused))
+        else:
+            worker.answer(Answer(question.number, _plain(value)))
+
+    def _cannot_serve(self, report: Report) -> str:
+        """Why a worker ended. Raised while the server itself starts: another try would not help."""
         if not self._announced and report.event is Event.REFUSED:
             raise ReleaseRefused(f"release {self._release}: {report.reason}")
         if not self._announced:
             raise WorkerFailed(report.reason)
         return report.reason
 
-    async def _verify(self) -> None:
-        """Has the release verified, unless this machine did so before and no file has changed since."""
+    async def _verify(self, folder: Path) -> None:
+        """Has a release verified, unless this machine did so before and no file has changed since.
+
+        Raises ReleaseRefused with the reason.
+        """
         async with self._verifying:
-            if is_stamped(self._config.releases / self._release, self._config.data):
+            if await asyncio.to_thread(is_stamped, folder, self._config.data):
                 return
-            log.info("verifying release %s, once for this machine", self._release)
-            verifier = await self._start(VERIFIER, "verifier")
-            report = await verifier.report()
+            log.info("verifying release %s, once for this machine", folder.name)
+            job = Job("verifier", self._config, self._address, self._folder, release=folder)
+            verifier = await self._start(VERIFIER, job)
+            report = await verifier.says()
             end = await verifier.ended()
             self._processes.discard(verifier)
-        if report is None:
+        if not isinstance(report, Report):
             number = verifier.signal
             why = f"the verifier {end}" if number is None else killed_by(number, self._config)
-            raise ReleaseRefused(f"release {self._release}: {why}")
+            raise ReleaseRefused(f"release {folder.name}: {why}")
         if report.event is Event.REFUSED:
-            raise ReleaseRefused(f"release {self._release}: {report.reason}")
+            raise ReleaseRefused(f"release {folder.name}: {report.reason}")
         if report.event is Event.FAILED:
             raise TwoTowerError(report.reason)
 
-    async def _start(self, entry: str, name: str) -> Process:
-        process = await Process.start(entry, Job(name, self._config, self._release, self._address))
+    async def _start(self, entry: str, job: Job) -> Process:
+        process = await Process.start(entry, job)
         self._processes.add(process)
         return process
+
+
+def _plain(value: Any) -> Any:
+    """What a method of the switch returned, as JSON has it."""
+    if isinstance(value, State):
+        return asdict(value)
+    return [_plain(entry) for entry in value] if isinstance(value, list) else value

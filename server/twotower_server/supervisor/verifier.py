@@ -46,7 +46,8 @@ def be_modest(memory: int) -> None:
 
 def _verify(job: Job) -> Report:
     start = time.perf_counter()
-    folder = job.config.releases / job.release
+    folder = job.release
+    assert folder is not None
     try:
         verify_release(folder, _passed)
     except ReleaseRefused as error:
@@ -57,7 +58,7 @@ def _verify(job: Job) -> Report:
         write_stamp(folder, job.config.data)
     except TwoTowerError as error:
         return Report(Event.FAILED, str(error))
-    log.info("release %s is sound (%.1f s)", job.release, time.perf_counter() - start)
+    log.info("release %s is sound (%.1f s)", folder.name, time.perf_counter() - start)
     return Report(Event.DONE)
 
 

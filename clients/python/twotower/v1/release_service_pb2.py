@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from twotower.v1 import serving_pb2 as twotower_dot_v1_dot_serving__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!twotower/v1/release_service.proto\x12\x0btwotower.v1\x1a\x19twotower/v1/serving.proto\"q\n\rReleaseStatus\x12&\n\x04info\x18\x01 \x01(\x0b\x32\x18.twotower.v1.ReleaseInfo\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.twotower.v1.ReleaseState\x12\x0e\n\x06reason\x18\x03 \x01(\t\"<\n\x13ListReleasesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x14ListReleasesResponse\x12,\n\x08releases\x18\x01 \x03(\x0b\x32\x1a.twotower.v1.ReleaseStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x12LoadReleaseRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\"A\n\x13LoadReleaseResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.twotower.v1.ReleaseStatus\"B\n\x16\x41\x63tivateReleaseRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\x12\x17\n\x0f\x65xpected_active\x18\x02 \x01(\t\"+\n\x17\x41\x63tivateReleaseResponse\x12\x10\n\x08previous\x18\x01 \x01(\t\".\n\x16RollbackReleaseRequest\x12\x14\n\x0c\x66rom_release\x18\x01 \x01(\t\")\n\x17RollbackReleaseResponse\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\t\"\x88\x01\n\x16SetTrafficSplitRequest\x12?\n\x06shares\x18\x01 \x03(\x0b\x32/.twotower.v1.SetTrafficSplitRequest.SharesEntry\x1a-\n\x0bSharesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x8a\x01\n\x17SetTrafficSplitResponse\x12@\n\x06shares\x18\x01 \x03(\x0b\x32\x30.twotower.v1.SetTrafficSplitResponse.SharesEntry\x1a-\n\x0bSharesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\xb6\x01\n\x0cReleaseState\x12\x1d\n\x19RELEASE_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17RELEASE_STATE_AVAILABLE\x10\x01\x12\x1b\n\x17RELEASE_STATE_VERIFYING\x10\x02\x12\x18\n\x14RELEASE_STATE_LOADED\x10\x03\x12\x18\n\x14RELEASE_STATE_ACTIVE\x10\x04\x12\x19\n\x15RELEASE_STATE_REFUSED\x10\x05\x32\xd1\x03\n\x0eReleaseService\x12S\n\x0cListReleases\x12 .twotower.v1.ListReleasesRequest\x1a!.twotower.v1.ListReleasesResponse\x12P\n\x0bLoadRelease\x12\x1f.twotower.v1.LoadReleaseRequest\x1a .twotower.v1.LoadReleaseResponse\x12\\\n\x0f\x41\x63tivateRelease\x12#.twotower.v1.ActivateReleaseRequest\x1a$.twotower.v1.ActivateReleaseResponse\x12\\\n\x0fRollbackRelease\x12#.twotower.v1.RollbackReleaseRequest\x1a$.twotower.v1.RollbackReleaseResponse\x12\\\n\x0fSetTrafficSplit\x12#.twotower.v1.SetTrafficSplitRequest\x1a$.twotower.v1.SetTrafficSplitResponseBDZBgithub.com/twotower/twotower/clients/go/gen/twotower/v1;twotowerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!twotower/v1/release_service.proto\x12\x0btwotower.v1\x1a\x19twotower/v1/serving.proto\"\x92\x01\n\rReleaseStatus\x12&\n\x04info\x18\x01 \x01(\x0b\x32\x18.twotower.v1.ReleaseInfo\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.twotower.v1.ReleaseState\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06served\x18\x04 \x01(\x04\x12\x0f\n\x07servers\x18\x05 \x03(\t\"<\n\x13ListReleasesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x14ListReleasesResponse\x12,\n\x08releases\x18\x01 \x03(\x0b\x32\x1a.twotower.v1.ReleaseStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x12LoadReleaseRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\"A\n\x13LoadReleaseResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.twotower.v1.ReleaseStatus\"B\n\x16\x41\x63tivateReleaseRequest\x12\x0f\n\x07release\x18\x01 \x01(\t\x12\x17\n\x0f\x65xpected_active\x18\x02 \x01(\t\"+\n\x17\x41\x63tivateReleaseResponse\x12\x10\n\x08previous\x18\x01 \x01(\t\".\n\x16RollbackReleaseRequest\x12\x14\n\x0c\x66rom_release\x18\x01 \x01(\t\")\n\x17RollbackReleaseResponse\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\t\"\x88\x01\n\x16SetTrafficSplitRequest\x12?\n\x06shares\x18\x01 \x03(\x0b\x32/.twotower.v1.SetTrafficSplitRequest.SharesEntry\x1a-\n\x0bSharesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x8a\x01\n\x17SetTrafficSplitResponse\x12@\n\x06shares\x18\x01 \x03(\x0b\x32\x30.twotower.v1.SetTrafficSplitResponse.SharesEntry\x1a-\n\x0bSharesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\xb6\x01\n\x0cReleaseState\x12\x1d\n\x19RELEASE_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17RELEASE_STATE_AVAILABLE\x10\x01\x12\x1b\n\x17RELEASE_STATE_VERIFYING\x10\x02\x12\x18\n\x14RELEASE_STATE_LOADED\x10\x03\x12\x18\n\x14RELEASE_STATE_ACTIVE\x10\x04\x12\x19\n\x15RELEASE_STATE_REFUSED\x10\x05\x32\xd1\x03\n\x0eReleaseService\x12S\n\x0cListReleases\x12 .twotower.v1.ListReleasesRequest\x1a!.twotower.v1.ListReleasesResponse\x12P\n\x0bLoadRelease\x12\x1f.twotower.v1.LoadReleaseRequest\x1a .twotower.v1.LoadReleaseResponse\x12\\\n\x0f\x41\x63tivateRelease\x12#.twotower.v1.ActivateReleaseRequest\x1a$.twotower.v1.ActivateReleaseResponse\x12\\\n\x0fRollbackRelease\x12#.twotower.v1.RollbackReleaseRequest\x1a$.twotower.v1.RollbackReleaseResponse\x12\\\n\x0fSetTrafficSplit\x12#.twotower.v1.SetTrafficSplitRequest\x1a$.twotower.v1.SetTrafficSplitResponseBDZBgithub.com/twotower/twotower/clients/go/gen/twotower/v1;twotowerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,34 +37,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETTRAFFICSPLITREQUEST_SHARESENTRY']._serialized_options = b'8\001'
   _globals['_SETTRAFFICSPLITRESPONSE_SHARESENTRY']._loaded_options = None
   _globals['_SETTRAFFICSPLITRESPONSE_SHARESENTRY']._serialized_options = b'8\001'
-  _globals['_RELEASESTATE']._serialized_start=940
-  _globals['_RELEASESTATE']._serialized_end=1122
-  _globals['_RELEASESTATUS']._serialized_start=77
-  _globals['_RELEASESTATUS']._serialized_end=190
-  _globals['_LISTRELEASESREQUEST']._serialized_start=192
-  _globals['_LISTRELEASESREQUEST']._serialized_end=252
-  _globals['_LISTRELEASESRESPONSE']._serialized_start=254
-  _globals['_LISTRELEASESRESPONSE']._serialized_end=347
-  _globals['_LOADRELEASEREQUEST']._serialized_start=349
-  _globals['_LOADRELEASEREQUEST']._serialized_end=386
-  _globals['_LOADRELEASERESPONSE']._serialized_start=388
-  _globals['_LOADRELEASERESPONSE']._serialized_end=453
-  _globals['_ACTIVATERELEASEREQUEST']._serialized_start=455
-  _globals['_ACTIVATERELEASEREQUEST']._serialized_end=521
-  _globals['_ACTIVATERELEASERESPONSE']._serialized_start=523
-  _globals['_ACTIVATERELEASERESPONSE']._serialized_end=566
-  _globals['_ROLLBACKRELEASEREQUEST']._serialized_start=568
-  _globals['_ROLLBACKRELEASEREQUEST']._serialized_end=614
-  _globals['_ROLLBACKRELEASERESPONSE']._serialized_start=616
-  _globals['_ROLLBACKRELEASERESPONSE']._serialized_end=657
-  _globals['_SETTRAFFICSPLITREQUEST']._serialized_start=660
-  _globals['_SETTRAFFICSPLITREQUEST']._serialized_end=796
-  _globals['_SETTRAFFICSPLITREQUEST_SHARESENTRY']._serialized_start=751
-  _globals['_SETTRAFFICSPLITREQUEST_SHARESENTRY']._serialized_end=796
-  _globals['_SETTRAFFICSPLITRESPONSE']._serialized_start=799
-  _globals['_SETTRAFFICSPLITRESPONSE']._serialized_end=937
-  _globals['_SETTRAFFICSPLITRESPONSE_SHARESENTRY']._serialized_start=751
-  _globals['_SETTRAFFICSPLITRESPONSE_SHARESENTRY']._serialized_end=796
-  _globals['_RELEASESERVICE']._serialized_start=1125
-  _globals['_RELEASESERVICE']._serialized_end=1590
+  _globals['_RELEASESTATE']._serialized_start=974
+  _globals['_RELEASESTATE']._serialized_end=1156
+  _globals['_RELEASESTATUS']._serialized_start=78
+  _globals['_RELEASESTATUS']._serialized_end=224
+  _globals['_LISTRELEASESREQUEST']._serialized_start=226
+  _globals['_LISTRELEASESREQUEST']._serialized_end=286
+  _globals['_LISTRELEASESRESPONSE']._serialized_start=288
+  _globals['_LISTRELEASESRESPONSE']._serialized_end=381
+  _globals['_LOADRELEASEREQUEST']._serialized_start=383
+  _globals['_LOADRELEASEREQUEST']._serialized_end=420
+  _globals['_LOADRELEASERESPONSE']._serialized_start=422
+  _globals['_LOADRELEASERESPONSE']._serialized_end=487
+  _globals['_ACTIVATERELEASEREQUEST']._serialized_start=489
+  _globals['_ACTIVATERELEASEREQUEST']._serialized_end=555
+  _globals['_ACTIVATERELEASERESPONSE']._serialized_start=557
+  _globals['_ACTIVATERELEASERESPONSE']._serialized_end=600
+  _globals['_ROLLBACKRELEASEREQUEST']._serialized_start=602
+  _globals['_ROLLBACKRELEASEREQUEST']._serialized_end=648
+  _globals['_ROLLBACKRELEASERESPONSE']._serialized_start=650
+  _globals['_ROLLBACKRELEASERESPONSE']._serialized_end=691
+  _globals['_SETTRAFFICSPLITREQUEST']._serialized_start=694
+  _globals['_SETTRAFFICSPLITREQUEST']._serialized_end=830
+  _globals['_SETTRAFFICSPLITREQUEST_SHARESENTRY']._serialized_start=785
+  _globals['_SETTRAFFICSPLITREQUEST_SHARESENTRY']._serialized_end=830
+  _globals['_SETTRAFFICSPLITRESPONSE']._serialized_start=833
+  _globals['_SETTRAFFICSPLITRESPONSE']._serialized_end=971
+  _globals['_SETTRAFFICSPLITRESPONSE_SHARESENTRY']._serialized_start=785
+  _globals['_SETTRAFFICSPLITRESPONSE_SHARESENTRY']._serialized_end=830
+  _globals['_RELEASESERVICE']._serialized_start=1159
+  _globals['_RELEASESERVICE']._serialized_end=1624
 # @@protoc_insertion_point(module_scope)

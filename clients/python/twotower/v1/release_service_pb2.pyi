@@ -24,14 +24,18 @@ RELEASE_STATE_ACTIVE: ReleaseState
 RELEASE_STATE_REFUSED: ReleaseState
 
 class ReleaseStatus(_message.Message):
-    __slots__ = ("info", "state", "reason")
+    __slots__ = ("info", "state", "reason", "served", "servers")
     INFO_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    SERVED_FIELD_NUMBER: _ClassVar[int]
+    SERVERS_FIELD_NUMBER: _ClassVar[int]
     info: _serving_pb2.ReleaseInfo
     state: ReleaseState
     reason: str
-    def __init__(self, info: _Optional[_Union[_serving_pb2.ReleaseInfo, _Mapping]] = ..., state: _Optional[_Union[ReleaseState, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+    served: int
+    servers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, info: _Optional[_Union[_serving_pb2.ReleaseInfo, _Mapping]] = ..., state: _Optional[_Union[ReleaseState, str]] = ..., reason: _Optional[str] = ..., served: _Optional[int] = ..., servers: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListReleasesRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

@@ -29,8 +29,9 @@ class ReleaseServiceStub:
     """Loads releases, switches between them and splits traffic. A request that is sent after a switch returned is
     served by the new release; what was in flight finishes on its old one.
 
-    These RPCs are a sketch: fields may be bettered until the server implements them. Until then:
-    UNIMPLEMENTED.
+    A server follows the file `active` of its releases folder, too, which other servers and
+    `twotower release activate` move. While servers share a folder, a release becomes active when every one of
+    them that lives has loaded it.
     """
 
     def __init__(self, channel):
@@ -70,8 +71,9 @@ class ReleaseServiceServicer:
     """Loads releases, switches between them and splits traffic. A request that is sent after a switch returned is
     served by the new release; what was in flight finishes on its old one.
 
-    These RPCs are a sketch: fields may be bettered until the server implements them. Until then:
-    UNIMPLEMENTED.
+    A server follows the file `active` of its releases folder, too, which other servers and
+    `twotower release activate` move. While servers share a folder, a release becomes active when every one of
+    them that lives has loaded it.
     """
 
     def ListReleases(self, request, context):
@@ -156,8 +158,9 @@ class ReleaseService:
     """Loads releases, switches between them and splits traffic. A request that is sent after a switch returned is
     served by the new release; what was in flight finishes on its old one.
 
-    These RPCs are a sketch: fields may be bettered until the server implements them. Until then:
-    UNIMPLEMENTED.
+    A server follows the file `active` of its releases folder, too, which other servers and
+    `twotower release activate` move. While servers share a folder, a release becomes active when every one of
+    them that lives has loaded it.
     """
 
     @staticmethod

@@ -1,0 +1,53 @@
+"""The folder that the processes of one server share: page, board and generations. It lives as long as the server."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from twotower_server.errors import TwoTowerError
+
+_LOCK = "lock"
+
+
+@contextmanager
+def server_folder(data: Path) -> Iterator[Path]:
+    """A new folder under the machine's own one. Raises TwoTowerError when that cannot be written.
+
+    What a server that was killed has left is removed: nobody holds its lock.
+    """
+    try:
+        servers = data / "servers"
+        servers.mkdir(parents=True, exist_ok=True)
+        with _locked(servers / f".{_LOCK}") as _:  # or another server would sweep a folder before it is locked
+            for remains in servers.glob(f"*/{_LOCK}"):
+                _sweep(remains)
+            folder = Path(tempfile.mkdtemp(dir=servers))
+            lock = _locked(folder / _LOCK)
+    except OSError as error:
+        raise TwoTowerError(f"cannot write to {data}: {error.strerror}; name another folder by --data") from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.close()
+
+
+def _sweep(lock: Path) -> None:
+    try:
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
+    except (BlockingIOError, FileNotFoundError):
+        return
+
+
+def _locked(path: Path) -> IO[str]:
+    file = path.open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file

@@ -1,0 +1,131 @@
+"""A worker's side of a switch: opens what the page's next generation names, and serves what its current one says."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from twotower_server.engine.route import Releases
+from twotower_server.errors import Reason, Refused, ReleaseRefused
+from twotower_server.release.snapshot import Snapshot
+from twotower_server.supervisor.board import BEAT_S, Row
+from twotower_server.supervisor.generation import Generation, refusal_path
+from twotower_server.supervisor.page import Page
+
+log = logging.getLogger(__name__)
+
+# How long a worker takes to notice that there is something to open. Reading the page costs 22 ns.
+_LOOK_S = 0.01
+_TRIM_S = 1.0
+
+
+class Follower:
+    """The engine's source of releases. Its methods are called on the event loop."""
+
+    def __init__(self, folder: Path, page: Page, row: Row, open_release: Callable[[Path], Snapshot]) -> None:
+        """folder: of the server, with the files of generations. open_release: opens a verified release, warmed up."""
+        self._folder = folder
+        self._page = page
+        self._row = row
+        self._open_release = open_release
+        self._snapshots: dict[str, Snapshot] = {}
+        self._prepared: dict[int, Releases] = {}
+        self._number = 0
+        self._releases: Releases | None = None
+        row.prepared = row.refused = 0  # the slot's last worker may have come further
+
+    def now(self) -> Releases:
+        """What serves a call that begins now: read from the page every time, which makes a switch atomic."""
+        number = self._page.current
+        if number != self._number or self._releases is None:
+            self._switch(number)
+            assert self._releases is not None
+        return self._releases
+
+    def _switch(self, number: int) -> None:
+        prepared = self._prepared.get(number)
+        if prepared is None:
+            raise Refused(Reason.NOT_READY, "this worker is still opening what the server has switched to; try again")
+        self._number, self._releases = number, prepared
+
+    async def prepare_current(self) -> None:
+        """Opens what the server serves, before this worker does. Raises ReleaseRefused."""
+        while (number := self._page.current) not in self._prepared:
+            with suppress(FileNotFoundError):  # switched in the meantime
+                await self._prepare(number)
+
+    async def follow(self) -> None:
+        """Opens every next generation, for ever. Raises ReleaseRefused when it cannot open what the server serves."""
+        while True:
+            # The current one, too: a worker that was stopped for long may have missed the time when it was the next.
+            await self.prepare_current()
+            if (number := self._page.next) not in self._prepared and number > self._row.refused:
+                await self._prepare_next(number)
+            self._forget()
+            await asyncio.sleep(_LOOK_S)
+
+    async def beat(self) -> None:
+        """Says on the board, for ever, that this worker is ready and lives."""
+        self._row.beat()
+        self._row.pid = os.getpid()
+        while True:
+            self._row.beat()
+            await asyncio.sleep(BEAT_S)
+
+    async def _prepare_next(self, number: int) -> None:
+        try:
+            await self._prepare(number)
+        except FileNotFoundError:  # withdrawn in the meantime
+            log.debug("generation %d is gone", number)
+        except ReleaseRefused as error:
+            log.error("%s", error)
+            refusal_path(self._folder, number).write_text(str(error), "utf-8")
+            self._row.refused = number
+
+    async def _prepare(self, number: int) -> None:
+        generation = Generation.read(self._folder, number)
+        for name, loaded in generation.loaded.items():
+            if name not in self._snapshots:
+                # In a thread: it takes tens of milliseconds, and calls go on meanwhile.
+                self._snapshots[name] = await asyncio.to_thread(self._open_release, Path(loaded.folder))
+        columns = {name: loaded.column for name, loaded in generation.loaded.items()}
+        self._prepared[number] = Releases(
+            {name: self._snapshots[name] for name in columns},
+            generation.active,
+            generation.shares,
+            lambda release, entries: self._row.count(columns[release], entries),
+        )
+        self._row.prepared = max(self._row.prepared, number)
+
+    def _forget(self) -> None:
+        """Lets go of what is no longer served. Calls in flight keep their snapshots until they end."""
+        current = self._page.current
+        if current not in self._prepared:
+            return
+        if current != self._number:
+            self._switch(current)
+        wanted = {current, self._page.next}
+        gone = [number for number in self._prepared if number not in wanted]
+        for number in gone:
+            del self._prepared[number]
+        names = {name for releases in self._prepared.values() for name in releases.loaded}
+        closed = [name for name in self._snapshots if name not in names]
+        for name in closed:
+            log.info("closed release %s", name)
+            del self._snapshots[name]
+        if closed:
+            # Calls in flight may hold them still.
+            asyncio.get_running_loop().call_later(_TRIM_S, _return_memory)
+
+
+def _return_memory() -> None:
+    """Gives freed memory back to the machine at once; glibc keeps it otherwise."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):  # another C library
+        log.debug("this C library has no malloc_trim")
