@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from twotower_server.index.similarity import best, exact_top, similarities
+from twotower_server.index.similarity import at_least_kth, best, similarities
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 3, 7, 8, 31, 32, 33, 64, 100, 768])
@@ -43,13 +43,12 @@ def test_the_answer_can_be_changed() -> None:
     assert found.tolist() == [0, 1]
 
 
-def test_exact_top_holds_all_that_tie_with_the_last() -> None:
-    vectors = np.array([[1], [3], [2], [2], [0], [2]], np.float32)
-    one = np.ones(1, np.float32)
-    assert exact_top(vectors, one, 1).tolist() == [1]
-    assert exact_top(vectors, one, 2).tolist() == [1, 2, 3, 5]
-    assert exact_top(vectors, one, 4).tolist() == [1, 2, 3, 5]
-    assert exact_top(vectors, one, 9).tolist() == [0, 1, 2, 3, 4, 5]
+def test_at_least_kth_holds_all_that_tie_with_the_last() -> None:
+    values = np.array([1, 3, 2, 2, 0, 2], np.float32)
+    assert at_least_kth(values, 1).tolist() == [1]
+    assert at_least_kth(values, 2).tolist() == [1, 2, 3, 5]
+    assert at_least_kth(values, 4).tolist() == [1, 2, 3, 5]
+    assert at_least_kth(values, 9).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_best_orders_by_similarity_then_by_id() -> None:

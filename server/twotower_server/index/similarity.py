@@ -36,11 +36,6 @@ def _dot(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np
     return found
 
 
-def exact_top(vectors: NDArray[np.float32], query: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Rows at least as similar as the k-th best: int64, ascending; more than k when the k-th is tied."""
-    return at_least_kth(similarities(vectors, None, query), k)
-
-
 def at_least_kth(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """Positions of the values that are at least the k-th greatest: int64, ascending; k ≥ 1."""
     if k >= len(values):
