@@ -1,10 +1,19 @@
-"""Real books and real shelves: what is trained on them beats popularity, and recommends sensibly."""
+"""Real books and real shelves, through the commands that the tutorial (docs/goodbooks.md) shows: train, build, verify,
+serve, query. What is trained beats popularity, and recommends sensibly.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.ipc
@@ -12,54 +21,89 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra [train]")
 
+from tests.supervisor.running import Server
 from twotower_server.features.encode import Encoder
 from twotower_server.features.row import Row, Strings
-from twotower_server.items.attribute import AttributeSpec
-from twotower_server.release.build import Recipe, build_release
 from twotower_server.release.model import Model
-from twotower_server.train import run
-from twotower_server.train.config import load_config
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data" / "goodbooks"
 CONFIG = ROOT / "docs" / "examples" / "goodbooks.toml"
 TOP = 20
+COMMAND = ["-m", "twotower_server.cli.main"]
+PATIENCE_S = 900
 
 pytestmark = [
     pytest.mark.train,
-    pytest.mark.skipif(not DATA.is_dir(), reason="the data set goodbooks is not beside the repository"),
+    pytest.mark.skipif(not DATA.is_dir(), reason="the data set goodbooks is not in ../shared/data"),
 ]
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What `twotower train` wrote, and what it printed."""
+
+    folder: Path
+    printed: str
+    metrics: Mapping[str, Any]
+
+
+def twotower(*arguments: object) -> str:
+    """Runs a command; what it prints."""
+    command = [sys.executable, *COMMAND, *map(str, arguments)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, run.Metrics]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     out = tmp_path_factory.mktemp("goodbooks") / "model"
-    config = load_config(CONFIG, folder=DATA)
-    return out, run.train(config, out, lambda line: None)
+    printed = twotower("train", "--config", CONFIG, "--data", DATA, "--out", out)
+    return Trained(out, printed, json.loads((out / "model.json").read_text())["training"]["metrics"])
 
 
 @pytest.fixture(scope="module")
-def release(trained: tuple[Path, run.Metrics], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    attributes = [
-        AttributeSpec("title"),
-        AttributeSpec("authors"),
-        AttributeSpec("year", column="original_publication_year"),
-        AttributeSpec("language", column="language_code"),
-    ]
-    recipe = Recipe("books", trained[0], DATA / "books.csv", attributes=attributes)
-    return build_release(recipe, tmp_path_factory.mktemp("releases"))
+def release(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    releases = tmp_path_factory.mktemp("releases")
+    options = ["--model", trained.folder, "--items", DATA / "books.csv", "--name", "books-1", "--activate"]
+    for attribute in ("title", "authors", "year=original_publication_year:number", "language=language_code"):
+        options += ["--attribute", attribute]
+    twotower("release", "build", "--releases", releases, *options)
+    return releases / "books-1"
 
 
 @pytest.fixture(scope="module")
-def authors() -> Mapping[str, str]:
-    """Of every book, by id."""
+def ask(release: Path) -> Iterator[Callable[..., str]]:
+    """`twotower query` to a server of the release; what it prints."""
+    folder = release.parent.parent
+    command = [*COMMAND, "serve", "--releases", str(release.parent), "--data", str(folder / "data")]
+    server = Server([*command, "--listen", "localhost:0"], folder / "log", {})
+    try:
+        target = server.ready()["target"]
+        yield lambda command, *options: twotower("query", command, "--target", target, *options)
+        server.send(signal.SIGTERM)
+        assert server.ended() == 0, server.log()
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def books() -> Mapping[str, Mapping[str, str]]:
+    """The rows of the table, by id."""
     with (DATA / "books.csv").open(encoding="utf-8", newline="") as file:
-        return {row["book_id"]: row["authors"] for row in csv.DictReader(file)}
+        return {row["book_id"]: row for row in csv.DictReader(file)}
 
 
-def recommended(trained: tuple[Path, run.Metrics], release: Path, shelf: list[str]) -> list[str]:
+@pytest.fixture(scope="module")
+def authors(books: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
+    """Of every book, by id."""
+    return {id: book["authors"] for id, book in books.items()}
+
+
+def recommended(trained: Trained, release: Path, shelf: list[str]) -> list[str]:
     """The best books for a shelf that are not on it, from the release's own vectors."""
-    model = Model.open(trained[0])
+    model = Model.open(trained.folder)
     user = model.user_tower.run(Encoder(model.schema.user).encode_one(Row({}, {"user_shelf": Strings(shelf)})))[0]
     with pyarrow.ipc.open_file(release / "items.arrow") as reader:
         ids = reader.read_all()["item_id"].to_pylist()
@@ -67,10 +111,12 @@ def recommended(trained: tuple[Path, run.Metrics], release: Path, shelf: list[st
     return [ids[i] for i in order if ids[i] not in shelf][:TOP]
 
 
-def test_it_beats_popularity_clearly(trained: tuple[Path, run.Metrics]) -> None:
-    metrics = trained[1]
-    assert metrics.recall["100"] > 1.15 * metrics.popularity_recall["100"]
-    assert metrics.recall["10"] > 1.15 * metrics.popularity_recall["10"]
+def test_it_beats_popularity_clearly(trained: Trained) -> None:
+    metrics = trained.metrics
+    for k in ("10", "100"):
+        assert metrics["recall"][k] > 1.15 * metrics["popularity_recall"][k]
+        line = f"recall@{k:<4} {metrics['recall'][k]:.4f}   most popular items: {metrics['popularity_recall'][k]:.4f}"
+        assert line in trained.printed
 
 
 def books_by(authors: Mapping[str, str], *names: str) -> list[str]:
@@ -123,7 +169,7 @@ def test_a_shelf_gets_more_of_its_kind(
     shelf_author: str,
     kin: tuple[str, ...],
     least: int,
-    trained: tuple[Path, run.Metrics],
+    trained: Trained,
     release: Path,
     authors: Mapping[str, str],
 ) -> None:
@@ -132,13 +178,54 @@ def test_a_shelf_gets_more_of_its_kind(
     assert len(set(found) & set(books_by(authors, *kin))) >= least, [authors[id] for id in found]
 
 
-def test_harry_potter_goes_on(trained: tuple[Path, run.Metrics], release: Path, authors: Mapping[str, str]) -> None:
+def test_harry_potter_goes_on(trained: Trained, release: Path, authors: Mapping[str, str]) -> None:
     books = [id for id in books_by(authors, "J.K. Rowling") if int(id) < 30]
     assert len(books) == 7
     found = recommended(trained, release, books[:5])
     assert set(books[5:]) <= set(found[:5]), [authors[id] for id in found]
 
 
-def test_shelves_differ(trained: tuple[Path, run.Metrics], release: Path, authors: Mapping[str, str]) -> None:
+def test_shelves_differ(trained: Trained, release: Path, authors: Mapping[str, str]) -> None:
     one, other = (books_by(authors, name)[:5] for name in ("Stephen King", "Jane Austen"))
     assert len(set(recommended(trained, release, one)) & set(recommended(trained, release, other))) <= 3
+
+
+def test_the_release_is_sound_and_tells_how_it_was_trained(trained: Trained, release: Path) -> None:
+    options = ["--releases", release.parent, "--data", release.parent.parent / "verified"]
+    assert "release books-1 is sound" in twotower("release", "verify", *options)
+    inspected = json.loads(twotower("release", "inspect", *options, "--json"))
+    assert inspected["verified"] and inspected["active"]
+    assert inspected["manifest"]["items"] == 10_000
+    assert inspected["manifest"]["training"]["metrics"] == trained.metrics
+
+
+def test_a_shelf_is_answered_with_titles(
+    ask: Callable[..., str], trained: Trained, release: Path, books: Mapping[str, Mapping[str, str]]
+) -> None:
+    """The answer of the server is what the release's own vectors give, and the table shows what the books are."""
+    shelf = books_by({id: book["authors"] for id, book in books.items()}, "Isaac Asimov")[:5]
+    options = ["--feature", f"shelf={'|'.join(shelf)}", "--exclude", ",".join(shelf), "--k", str(TOP)]
+    options += ["--attribute", "title", "--attribute", "authors", "--attribute", "year"]
+    answer = json.loads(ask("recommend", *options, "--json"))
+    assert (answer["release"], answer["feature_use"]) == ("books-1", {"used": 1, "missing": 0, "unknown": 0})
+    assert [item["item_id"] for item in answer["items"]] == recommended(trained, release, shelf)
+    lines = ask("recommend", *options).splitlines()[4 : 4 + TOP]
+    for line, item in zip(lines, answer["items"], strict=True):
+        book = books[item["item_id"]]
+        assert item["attributes"]["title"] == book["title"]
+        cells = re.split(r"\s{2,}", line.strip())
+        assert cells[1:3] == [item["item_id"], book["title"]]
+
+
+def test_filters_and_scores_read_the_table(ask: Callable[..., str], books: Mapping[str, Mapping[str, str]]) -> None:
+    options = ["--feature", "shelf=2|18|24", "--attribute", "year", "--attribute", "language", "--json"]
+    filters = ["--filter", "year<1950", "--filter", "language=eng|en-US"]
+    found = json.loads(ask("recommend", *options, *filters))["items"]
+    assert len(found) == 10
+    for item in found:
+        book = books[item["item_id"]]
+        assert float(book["original_publication_year"]) == item["attributes"]["year"] < 1950
+        assert book["language_code"] in ("eng", "en-US")
+    scored = json.loads(ask("score", "--feature", "shelf=2|18|24", "--items", "23,9999999", "--json"))["items"]
+    assert [(item["item_id"], item["missing"]) for item in scored] == [("23", False), ("9999999", True)]
+    assert scored[0]["score"] > 0.5
