@@ -7,6 +7,8 @@ distribution, and both towers are fixed random networks: neighbours lie everywhe
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from twotower_server.errors import ReleaseRefused
 from twotower_server.features.schema import Schema
 from twotower_server.items.attribute import AttributeSpec
 from twotower_server.release.build import Recipe, build_release
+from twotower_server.release.format import Manifest
 from twotower_server.release.progress import Progress
 
 DIMENSION = 64
@@ -33,13 +37,15 @@ _ROWS = 100_000
 def ensure_release(folder: Path, items: int, progress: Progress) -> Path:
     """Builds `folder/releases/bench-<items>` where it is absent, makes it active, and returns `folder/releases`."""
     releases, name = folder / "releases", f"bench-{items}"
-    if not (releases / name).exists():
-        work = folder / "work"
-        work.mkdir(parents=True, exist_ok=True)
-        _write_items(work / "items.parquet", items)
-        _write_model(work / "model")
-        recipe = Recipe(name, work / "model", work / "items.parquet", attributes=[AttributeSpec("share", "number")])
-        build_release(recipe, releases, progress)
+    try:
+        Manifest.load(releases / name)
+    except ReleaseRefused:  # absent, or of an older format
+        shutil.rmtree(releases / name, ignore_errors=True)
+        with tempfile.TemporaryDirectory() as work:
+            table, model = Path(work, "items.parquet"), Path(work, "model")
+            _write_items(table, items)
+            _write_model(model)
+            build_release(Recipe(name, model, table, attributes=[AttributeSpec("share", "number")]), releases, progress)
     (releases / "active").write_text(f"{name}\n")
     return releases
 
@@ -71,7 +77,7 @@ def _write_items(path: Path, count: int) -> None:
 
 
 def _write_model(folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir()
     sides = {"user": USER_FEATURES, "item": ITEM_FEATURES}
     features = {
         side: [{"name": name, "kind": "numeric", "missing": {"rule": "constant", "value": 0}} for name in names]

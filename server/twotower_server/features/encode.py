@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -74,6 +75,8 @@ class Encoder:
         self._strict = strict
         self._numeric_slots = {f.name: i for i, f in enumerate(schema.numeric)}
         self._numeric_missing = [_NAN] * len(schema.numeric)
+        # Of one name it would give the bare number.
+        self._get_all = itemgetter(*self._numeric_slots) if len(self._numeric_slots) > 1 else None
         self._transform = NumericTransform(schema) if schema.transforms == "server" and schema.numeric else None
         self._columns = _columns(schema)
         self._ignored = ("item_" if schema.side == "user" else "user_", "scene_", "cross_")
@@ -104,21 +107,31 @@ class Encoder:
             numeric += row_numeric
             ids += row_ids
             weights += row_weights
-        n = len(rows)
-        return Encoded(
-            self._numeric_array(numeric, n) if self._numeric_slots else None,
-            np.array(ids, np.int64).reshape(n, -1) if self._ids_missing else None,
-            np.array(weights, np.float32).reshape(n, -1) if self._weights_missing else None,
-            use,
-            refused,
-        )
+        return self._encoded(numeric, ids, weights, use, refused)
 
     def encode_one(self, row: FeatureRow) -> Encoded:
         """Encodes one row, or raises why it cannot be."""
-        encoded = self.encode((row,))
-        if encoded.refused:
-            raise encoded.refused[0]
-        return encoded
+        numeric, ids, weights = self._numeric_missing.copy(), self._ids_missing.copy(), self._weights_missing.copy()
+        use = self._row(row, numeric, ids, weights)
+        return self._encoded(numeric, ids, weights, [use], {})
+
+    def _encoded(
+        self,
+        numeric: list[float],
+        ids: list[int],
+        weights: list[float],
+        use: list[FeatureUse],
+        refused: dict[int, Refused],
+    ) -> Encoded:
+        """Lists of all rows, one after another, as arrays."""
+        n = len(use)
+        return Encoded(
+            self._numeric_array(numeric, n) if self._numeric_slots else None,
+            np.array(ids, np.int64).reshape(n, -1) if ids else None,
+            np.array(weights, np.float32).reshape(n, -1) if weights else None,
+            use,
+            refused,
+        )
 
     def _numeric_array(self, numeric: list[float], n: int) -> NDArray[np.float32]:
         if self._transform is not None:
@@ -134,16 +147,24 @@ class Encoder:
             used = self._dense(row, numeric)
         rest: list[tuple[str, float]] = []
         slots = self._numeric_slots
-        total = 0.0
-        for name in features:  # on a map of protobuf faster than items()
-            value = features[name]
-            slot = slots.get(name)
-            if slot is None:
-                rest.append((name, value))
-                continue
-            numeric[slot] = value
-            total += value if value >= 0 else -value
-            used += 1
+        if self._get_all is not None and all(map(features.__contains__, slots)):
+            # Every number is there: fetched in one call, which takes a third of the loop below.
+            numeric[:] = self._get_all(features)
+            total = sum(map(abs, numeric))
+            used += len(numeric)
+            if len(features) > len(numeric):
+                rest = [(name, features[name]) for name in features if name not in slots]
+        else:
+            total = 0.0
+            for name in features:  # on a map of protobuf faster than items()
+                value = features[name]
+                slot = slots.get(name)
+                if slot is None:
+                    rest.append((name, value))
+                    continue
+                numeric[slot] = value
+                total += abs(value)
+                used += 1
         # One comparison for all values: false for NaN, an infinity, or a sum that may hide either.
         if not total <= _MAX_FLOAT32:
             _check_finite(features)

@@ -12,6 +12,8 @@ from twotower_server.errors import ReleaseRefused
 
 # Exactly 0 means missing or failed, so a real score never falls below the smallest normal float32.
 _SMALLEST = np.float64(np.finfo(np.float32).tiny)
+# Beyond it a score is below the smallest, and exp would overflow far beyond.
+_LARGEST_EXPONENT = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,13 @@ class Calibration:
 
 def scores(similarities: NDArray[np.float32], calibration: Calibration) -> NDArray[np.float32]:
     """sigmoid(scale · similarity + bias), in (0, 1]. float32 of any shape → float32 of that shape."""
-    with np.errstate(over="ignore"):
-        exact = 1.0 / (1.0 + np.exp(-(calibration.scale * similarities.astype(np.float64) + calibration.bias)))
-    return np.asarray(np.maximum(exact, _SMALLEST), np.float32)
+    # In place: on a few hundred values every array that numpy allocates costs as much as the arithmetic.
+    values = similarities.astype(np.float64)
+    values *= -calibration.scale
+    values -= calibration.bias
+    np.minimum(values, _LARGEST_EXPONENT, out=values)
+    np.exp(values, out=values)
+    values += 1.0
+    np.reciprocal(values, out=values)
+    np.maximum(values, _SMALLEST, out=values)
+    return values.astype(np.float32)

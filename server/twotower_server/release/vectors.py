@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -17,6 +18,9 @@ _CHUNK_ROWS = 65_536
 def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows divided by their norms; a zero row stays zero. float32 [n, d]."""
     wide = vectors.astype(np.float64)  # squares of float32 values would overflow or vanish
+    if len(wide) == 1:  # a single user: every call of numpy counts
+        norm = math.sqrt(np.vdot(wide, wide)) or 1.0
+        return np.asarray(wide / norm if norm < math.inf else wide * math.nan, np.float32)
     norms = np.sqrt(np.vecdot(wide, wide))
     norms[norms == 0.0] = 1.0
     with np.errstate(invalid="ignore"):  # an infinity becomes NaN, which is refused and not warned about

@@ -122,9 +122,14 @@ def selection(request: v1.RecommendRequest | v1.SearchItemsRequest) -> Selection
 
 
 def embedding(values: NDArray[np.float32], release: str) -> v1.Embedding:
-    message = v1.Embedding(release=release)
-    message.MergeFromString(packed(v1.Embedding.VALUES_FIELD_NUMBER, values))
+    message = v1.Embedding()
+    _set_embedding(message, values, release)
     return message
+
+
+def _set_embedding(message: v1.Embedding, values: NDArray[np.float32], release: str) -> None:
+    message.release = release
+    message.MergeFromString(packed(v1.Embedding.VALUES_FIELD_NUMBER, values))
 
 
 def feature_use(use: FeatureUse | None) -> v1.FeatureUse | None:
@@ -132,12 +137,13 @@ def feature_use(use: FeatureUse | None) -> v1.FeatureUse | None:
 
 
 def user_embedding(user: UserVector) -> v1.GetUserEmbeddingResponse:
-    return v1.GetUserEmbeddingResponse(
-        embedding=embedding(user.values, user.release),
+    response = v1.GetUserEmbeddingResponse(
         release=user.release,
         source=user.source,  # type: ignore[arg-type]
         feature_use=feature_use(user.use),
     )
+    _set_embedding(response.embedding, user.values, user.release)
+    return response
 
 
 def user_embeddings(arms: Sequence[Arm], encoding: int) -> v1.BatchGetUserEmbeddingsResponse:

@@ -7,6 +7,7 @@ https://protobuf.dev/programming-guides/encoding/#packed
 from __future__ import annotations
 
 from collections.abc import Container
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ def packed_rows(field: int, inner: int, values: NDArray[np.float32], end: bytes,
     return b"".join(parts)
 
 
+@lru_cache
 def _delimited(field: int, length: int) -> bytes:
     """What stands before `length` bytes of a field."""
     return _varint(field << 3 | _DELIMITED) + _varint(length)
