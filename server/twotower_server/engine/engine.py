@@ -35,8 +35,6 @@ from twotower_server.release.calibration import scores
 from twotower_server.release.snapshot import Snapshot
 from twotower_server.release.vectors import unit_length
 
-# Up to here a search takes less than handing it to a thread and back.
-_INLINE_ITEMS = 20_000
 # What an answer takes, for the check before work; the server holds every answer to the limit once it is made.
 _SCORE_BYTES = 8  # a score and a similarity, float32 each
 _ENTRY_BYTES = 16  # of an embedding, or of an entry of BatchScore, beside its values and its release
@@ -241,7 +239,8 @@ class Engine:
         exclude: str = "",
         user: UserVector | None = None,
     ) -> Found:
-        if len(snapshot.catalog) <= _INLINE_ITEMS and selection.filter is None:
+        nearest = selection.k + len(selection.exclude_ids) + len(selection.exclude_keys)
+        if selection.filter is None and snapshot.index.is_brief(nearest):
             return search(snapshot, query, selection, exclude, user)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, search, snapshot, query, selection, exclude, user)

@@ -44,3 +44,9 @@ class Index(Protocol):
         Returns rows int64 [n] and similarities float32 [n], n = min(k, eligible items), also with
         thousands of exclusions.
         """
+
+    def is_brief(self, nearest: int) -> bool:
+        """Whether a search without a filter, of so many results and exclusions together, takes about a millisecond.
+
+        It may then run on the event loop: handing it to a thread and back costs a fifth of that.
+        """

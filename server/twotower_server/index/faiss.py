@@ -31,6 +31,8 @@ _TRAINING_ROUNDS = 8
 _ADD_ROWS = 65_536
 # Faiss replaces constructors when it is imported; its type information shows the old ones.
 _constructors: Any = faiss
+# Codes that are compared in about a millisecond.
+_BRIEF_VALUES = 4_000_000
 _MIN_QUERIES = 32
 _MAX_QUERIES = 512
 _SEED = 20_240_229
@@ -134,9 +136,8 @@ class IvfSq8Index:
             return self._exact.search(query, k, eligible=wanted)
         # What is excluded counts as found: users have seen what is near them.
         nearest = k + excluded
-        # So many more lists hold as many eligible items, and ten times as many of the nearest lie in about
-        # three times as many lists (measured).
-        probes = math.ceil(self._probes * items / count * math.sqrt(max(1.0, nearest / MEASURED_K)))
+        # So many more lists hold as many eligible items.
+        probes = math.ceil(self._probes_for(nearest) * items / count)
         # Codes misorder neighbours, more of them the denser they lie: a quarter more holds the k best.
         fetched = k + nearest // 4 + 8 + (excluded if wanted is None else 0)
         selector = None
@@ -154,6 +155,13 @@ class IvfSq8Index:
             probes *= 2
         # From half of the lists on comparing everything costs no more.
         return self._exact.search(query, k, excluded_rows=excluded_rows, eligible=eligible)
+
+    def is_brief(self, nearest: int) -> bool:
+        return self._vectors.size * self._probes_for(nearest) / self._index.nlist <= _BRIEF_VALUES
+
+    def _probes_for(self, nearest: int) -> float:
+        """Lists to walk for so many results: ten times as many lie in about three times as many lists (measured)."""
+        return self._probes * math.sqrt(max(1.0, nearest / MEASURED_K))
 
 
 def _write(index: Any, path: Path) -> None:
