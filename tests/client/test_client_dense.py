@@ -18,16 +18,25 @@ MISMATCH = refuse(grpc.StatusCode.FAILED_PRECONDITION, "SCHEMA_MISMATCH", "anoth
 GOOD = v1.GetUserEmbeddingResponse(release="r1")
 
 
-def info(*releases: str, fingerprint: int = 7, order: tuple[str, ...] = ("user_age", "user_ctr")) -> Any:
+def info(
+    *releases: str,
+    fingerprint: int = 7,
+    order: tuple[str, ...] = ("user_age", "user_ctr"),
+    shares: tuple[float, ...] = (1.0, 0.0),
+    step: int = 1,
+) -> Any:
+    """The first release is active. step: from the fingerprint of one release to that of the next."""
     return v1.GetServingInfoResponse(
         active_release=releases[0],
         releases=[
             v1.ReleaseInfo(
                 release=release,
-                user_schema=v1.TowerSchema(fingerprint=fingerprint + position, dense_order=order),
-                item_schema=v1.TowerSchema(fingerprint=100 + position, dense_order=["item_price"]),
+                user_schema=v1.TowerSchema(fingerprint=fingerprint + position * step, dense_order=order),
+                item_schema=v1.TowerSchema(fingerprint=100 + position * step, dense_order=["item_price"]),
+                traffic_share=share,
+                active=position == 0,
             )
-            for position, release in enumerate(releases)
+            for position, (release, share) in enumerate(zip(releases, shares, strict=False))
         ],
     )
 
@@ -119,6 +128,46 @@ def test_every_request_uses_the_schema_of_its_release(scripted: ScriptedServer, 
     assert [one.user.schema_fingerprint for one in sent] == [7, 8, 0]
     assert [one.items[0].schema_fingerprint for one in sent] == [100, 101, 101]
     assert list(sent[0].items[0].dense_features) == [3]
+
+
+def test_a_split_of_different_schemas_leaves_users_as_they_are(
+    scripted: ScriptedServer, open_client: OpenClient
+) -> None:
+    """Which release serves an entry is the server's decision, and a dense vector fits only one schema."""
+    scripted.answer("GetServingInfo", info("r1", "r2", shares=(0.5, 0.5)))
+    scripted.answer("GetUserEmbedding", GOOD)
+    client, user = open_client(scripted.target, dense=True), twotower.user("u1", age=34)
+    client.get_user_embedding(user)
+    client.get_user_embedding(user, release="r2")
+    free, pinned = calls(scripted)
+    assert free.user == user and pinned.user.schema_fingerprint == 8
+    assert len(scripted.requests) == 3, "the schemas are fetched once"
+
+
+def test_a_split_that_begins_is_noticed(scripted: ScriptedServer, open_client: OpenClient) -> None:
+    scripted.answer("GetServingInfo", info("r1"), info("r1", "r2", shares=(0.5, 0.5)))
+    scripted.answer("GetUserEmbedding", MISMATCH, GOOD)
+    user = twotower.user("u1", age=34)
+    open_client(scripted.target, dense=True).get_user_embedding(user)
+    first, second = calls(scripted)
+    assert first.user.schema_fingerprint == 7 and second.user == user
+
+
+def test_a_split_of_one_schema_is_dense(scripted: ScriptedServer, open_client: OpenClient) -> None:
+    scripted.answer("GetServingInfo", info("r1", "r2", shares=(0.5, 0.5), step=0))
+    scripted.answer("GetUserEmbedding", GOOD)
+    open_client(scripted.target, dense=True).get_user_embedding(twotower.user("u1", age=34))
+    assert calls(scripted)[0].user.schema_fingerprint == 7
+
+
+def test_an_active_release_outside_of_the_split_serves_no_users(
+    scripted: ScriptedServer, open_client: OpenClient
+) -> None:
+    scripted.answer("GetServingInfo", info("r1", "r2", shares=(0.0, 1.0)))
+    scripted.answer("GetUserEmbedding", GOOD)
+    user = twotower.user("u1", age=34)
+    open_client(scripted.target, dense=True).get_user_embedding(user)
+    assert calls(scripted)[0].user == user
 
 
 def test_a_release_that_is_not_loaded_is_left_to_the_server(scripted: ScriptedServer, open_client: OpenClient) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.message import Message
@@ -29,42 +29,42 @@ class DenseOrder:
 
 @dataclass(frozen=True, slots=True)
 class DenseOrders:
-    """The orders of all loaded releases at one moment, by release: (user, item). Immutable, so threads share
-    it."""
+    """The orders of all loaded releases at one moment. Immutable, so threads share it.
 
-    active_release: str = ""
-    releases: Mapping[str, tuple[DenseOrder, DenseOrder]] | None = None
+    releases: (user, item) by release; "" stands for what is not pinned, None where a traffic split may send it
+              to releases of different schemas.
+    """
+
+    releases: Mapping[str, tuple[DenseOrder, DenseOrder] | None] = field(default_factory=dict)
 
     def cover(self, request: Message) -> bool:
         """Whether every release that the request can be routed to is known."""
-        known = self.releases or {}
-        return all(self._release(one) in known for one in _routed(request))
+        return all(_release(one) in self.releases for one in _routed(request))
 
     def encode(self, request: Any) -> Any:
         """A copy of the request with its users and items in the dense form.
 
-        An entry of a release that is not loaded stays as it is: the server says so better.
+        An entry of a release that is not loaded stays as it is: the server says so better. So does one of
+        which only the server knows the release: every release reads a map.
         """
         encoded = type(request)()
         encoded.CopyFrom(request)
         for one in _routed(encoded):
-            orders = (self.releases or {}).get(self._release(one))
+            orders = self.releases.get(_release(one))
             if orders is not None:
                 for entry, is_item in _entries(one):
                     _encode(entry, orders[is_item])
         return encoded
 
-    def _release(self, request: Any) -> str:
-        embedded = request.embedding.release if _has(request, "embedding") else ""
-        return request.release or embedded or self.active_release
-
 
 def dense_orders(info: v1.GetServingInfoResponse) -> DenseOrders:
     """The orders of all releases in the answer."""
-    releases = {
+    releases: dict[str, tuple[DenseOrder, DenseOrder] | None] = {
         one.release: (_order(one.user_schema, "user_"), _order(one.item_schema, "item_")) for one in info.releases
     }
-    return DenseOrders(info.active_release, releases)
+    unpinned = {releases[one.release] for one in info.releases if one.active or one.traffic_share > 0}
+    releases[""] = unpinned.pop() if len(unpinned) == 1 else None
+    return DenseOrders(releases)
 
 
 def carries_features(request: Message) -> bool:
@@ -122,5 +122,7 @@ def _entries(request: Any) -> Iterator[tuple[Any, bool]]:
             yield getattr(request, name), is_item
 
 
-def _has(request: Any, name: str) -> bool:
-    return name in request.DESCRIPTOR.fields_by_name and request.HasField(name)
+def _release(request: Any) -> str:
+    """The release that the request names, itself or by its embedding; "" = none."""
+    carries_embedding = "embedding" in request.DESCRIPTOR.fields_by_name and request.HasField("embedding")
+    return request.release or (request.embedding.release if carries_embedding else "")
