@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,6 +14,7 @@ import pytest
 
 import twotower
 from tests.client.scripted import BlockingAsyncClient, ScriptedServer, ServerFactory, servicer_of
+from tests.supervisor.running import Server
 from twotower import v1
 
 
@@ -23,7 +26,9 @@ def start_scripted() -> Iterator[ServerFactory]:
     def start(credentials: grpc.ServerCredentials | None = None) -> ScriptedServer:
         script = ScriptedServer()
         server = grpc.server(ThreadPoolExecutor(8))
-        v1.add_TwoTowerServiceServicer_to_server(servicer_of(script), server)
+        servicer = servicer_of(script)
+        v1.add_TwoTowerServiceServicer_to_server(servicer, server)
+        v1.add_ReleaseServiceServicer_to_server(servicer, server)
         if credentials is None:
             port = server.add_insecure_port("localhost:0")
         else:
@@ -41,6 +46,39 @@ def start_scripted() -> Iterator[ServerFactory]:
 @pytest.fixture
 def scripted(start_scripted: ServerFactory) -> ScriptedServer:
     return start_scripted()
+
+
+@dataclass(frozen=True, slots=True)
+class Switchable:
+    """A server that a test may switch. releases: its own folder, with `dot` and `cosine`."""
+
+    target: str
+    releases: Path
+
+
+StartSwitchable = Callable[..., Switchable]
+
+
+@pytest.fixture(scope="module")
+def start_switchable(releases: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartSwitchable]:
+    """Starts servers of the release `dot`, with options of `twotower serve`."""
+    started: list[Server] = []
+
+    def start(*options: str) -> Switchable:
+        folder = tmp_path_factory.mktemp("switchable")
+        own = folder / "releases"
+        own.mkdir()
+        for name in ("dot", "cosine"):
+            (own / name).symlink_to(releases / name)
+        (own / "active").write_text("dot\n")
+        command = ["-m", "twotower_server.cli.main", "serve", "--releases", str(own), "--data", str(folder / "data")]
+        server = Server([*command, "--listen", "localhost:0", *options], folder / "log", {})
+        started.append(server)
+        return Switchable(str(server.ready()["target"]), own)
+
+    yield start
+    for server in started:
+        server.close()
 
 
 @pytest.fixture(params=["sync", "asyncio"])

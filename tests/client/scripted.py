@@ -18,17 +18,12 @@ from twotower import v1
 
 Answer = Callable[[Any, grpc.ServicerContext], Any]
 ServerFactory = Callable[..., "ScriptedServer"]
-RPCS = (
-    "GetUserEmbedding",
-    "BatchGetUserEmbeddings",
-    "GetItemEmbedding",
-    "BatchGetItemEmbeddings",
-    "Score",
-    "BatchScore",
-    "Recommend",
-    "SearchItems",
-    "GetServingInfo",
-)
+RPCS = [
+    method.name
+    for file in (v1.TWOTOWER_SERVICE_FILE, v1.RELEASE_SERVICE_FILE)
+    for service in file.services_by_name.values()
+    for method in service.methods
+]
 
 
 def trailers_of(
@@ -86,10 +81,10 @@ class ScriptedServer:
         return answer(request, context)
 
 
-def servicer_of(script: ScriptedServer) -> v1.TwoTowerServiceServicer:
+def servicer_of(script: ScriptedServer) -> Any:
+    """A servicer of TwoTowerService and of ReleaseService."""
     methods = {rpc: (lambda self, request, context, rpc=rpc: script.handle(rpc, request, context)) for rpc in RPCS}
-    servicer: v1.TwoTowerServiceServicer = type("Scripted", (v1.TwoTowerServiceServicer,), methods)()
-    return servicer
+    return type("Scripted", (v1.TwoTowerServiceServicer, v1.ReleaseServiceServicer), methods)()
 
 
 class BlockingAsyncClient:
@@ -101,6 +96,8 @@ class BlockingAsyncClient:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
+        if isinstance(method, twotower.AsyncReleases):
+            return BlockingAsyncClient(self._runner, method)
         if not callable(method):
             return method
 

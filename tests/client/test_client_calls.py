@@ -34,6 +34,7 @@ def test_both_clients_offer_the_same() -> None:
 
     assert signatures(twotower.Client) == signatures(twotower.AsyncClient)
     assert signatures(twotower.PinnedClient) == signatures(twotower.AsyncPinnedClient)
+    assert signatures(twotower.Releases) == signatures(twotower.AsyncReleases)
 
 
 def test_get_user_embedding(scripted: ScriptedServer, open_client: OpenClient) -> None:

@@ -76,6 +76,7 @@ def test_the_members_are_frozen() -> None:
         "AccessDenied",
         "AsyncClient",
         "AsyncPinnedClient",
+        "AsyncReleases",
         "Attribute",
         "BatchScores",
         "CacheMode",
@@ -100,6 +101,9 @@ def test_the_members_are_frozen() -> None:
         "ReleaseInfo",
         "ReleaseMismatch",
         "ReleaseNotLoaded",
+        "ReleaseState",
+        "ReleaseStatus",
+        "Releases",
         "ResourceExhausted",
         "RetryPolicy",
         "SchemaMismatch",
@@ -136,6 +140,7 @@ def test_the_numbers_of_the_enums_are_those_of_the_contract() -> None:
     for mine, theirs, prefix in (
         (twotower.Source, twotower.v1.Source, "SOURCE_"),
         (twotower.Similarity, twotower.v1.Similarity, "SIMILARITY_"),
+        (twotower.ReleaseState, twotower.v1.ReleaseState, "RELEASE_STATE_"),
         (twotower.CacheMode, twotower.v1.CacheMode, "CACHE_MODE_"),
     ):
         names = {f"{prefix}{one.name}".replace("_DEFAULT", "_UNSPECIFIED"): one.value for one in mine}

@@ -34,6 +34,7 @@ from twotower._errors import (
 )
 from twotower._feature import FeatureValue, item, user
 from twotower._filter import Attribute, all_of, any_of, not_, where
+from twotower._releases import AsyncReleases, Releases
 from twotower._request import score_request
 from twotower._result import (
     BatchScores,
@@ -47,6 +48,8 @@ from twotower._result import (
     Problem,
     Recommendations,
     ReleaseInfo,
+    ReleaseState,
+    ReleaseStatus,
     ScoredItem,
     Scores,
     SearchResults,
@@ -64,6 +67,7 @@ __all__ = [
     "AccessDenied",
     "AsyncClient",
     "AsyncPinnedClient",
+    "AsyncReleases",
     "Attribute",
     "BatchScores",
     "CacheMode",
@@ -88,6 +92,9 @@ __all__ = [
     "ReleaseInfo",
     "ReleaseMismatch",
     "ReleaseNotLoaded",
+    "ReleaseState",
+    "ReleaseStatus",
+    "Releases",
     "ResourceExhausted",
     "RetryPolicy",
     "SchemaMismatch",

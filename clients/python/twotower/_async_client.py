@@ -13,6 +13,7 @@ from twotower import _request, v1
 from twotower._channel import Tls, Token, channel_arguments, credentials_of
 from twotower._errors import ErrorReason, ReleaseNotLoaded
 from twotower._filter import FilterLike
+from twotower._releases import AsyncReleases
 from twotower._request import ItemIds, ItemKeys
 from twotower._result import (
     BatchScores,
@@ -251,10 +252,15 @@ class AsyncClient(_AsyncCalls):
         _AsyncCalls.__init__(client, AsyncTransport([channel], timeout_s, retry, dense, metadata), "")
         return client
 
+    @property
+    def releases(self) -> AsyncReleases:
+        """Lists and loads releases, switches between them, splits the traffic."""
+        return AsyncReleases(self._transport)
+
     async def pin(self, release: str | None = None, *, timeout_s: float | None = None) -> AsyncPinnedClient:
         """A view on the same connections whose calls all go to one release: the named one, or the one that is
-        active now (one call). When the server unloads it, the view's calls raise ReleaseNotLoaded, never
-        another release."""
+        active now (one call). Keep it for the client's life, or for one flow. When the server retires the
+        release, the view's calls raise ReleaseNotLoaded, never another release."""
         if release is None:
             release = (await self.serving_info(timeout_s=timeout_s)).active_release
             if not release:

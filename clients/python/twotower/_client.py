@@ -12,6 +12,7 @@ from twotower import _request, v1
 from twotower._channel import Tls, Token, channel_arguments, credentials_of
 from twotower._errors import ErrorReason, ReleaseNotLoaded
 from twotower._filter import FilterLike
+from twotower._releases import Releases
 from twotower._request import ItemIds, ItemKeys
 from twotower._result import (
     BatchScores,
@@ -204,7 +205,7 @@ class Client(_Calls):
 
     target:      a gRPC target, such as `localhost:50051`, `dns:///host:50051`, `unix:/run/twotower.sock`.
     timeout_s:   default seconds for a call, all its attempts together; math.inf = no deadline.
-    retry:       see `RetryPolicy`. All calls are reads, so any of them may be sent again.
+    retry:       see `RetryPolicy`. All calls but those that switch releases may be sent again.
     dense:       send numeric features as one vector in the order of the server's schema: less to send and to
                  read, for callers with many features. NaN then means missing. The schema is fetched when it
                  is needed.
@@ -265,10 +266,15 @@ class Client(_Calls):
         _Calls.__init__(client, Transport([channel], timeout_s, retry, dense, metadata), "")
         return client
 
+    @property
+    def releases(self) -> Releases:
+        """Lists and loads releases, switches between them, splits the traffic."""
+        return Releases(self._transport)
+
     def pin(self, release: str | None = None, *, timeout_s: float | None = None) -> PinnedClient:
         """A view on the same connections whose calls all go to one release: the named one, or the one that is
-        active now (one call). When the server unloads it, the view's calls raise ReleaseNotLoaded, never
-        another release."""
+        active now (one call). Keep it for the client's life, or for one flow. When the server retires the
+        release, the view's calls raise ReleaseNotLoaded, never another release."""
         if release is None:
             release = self.serving_info(timeout_s=timeout_s).active_release
             if not release:

@@ -25,6 +25,8 @@ from twotower._result import (
     Problem,
     Recommendations,
     ReleaseInfo,
+    ReleaseState,
+    ReleaseStatus,
     ScoredItem,
     Scores,
     SearchResults,
@@ -140,6 +142,22 @@ def serving_info(response: v1.GetServingInfoResponse) -> ServingInfo:
         server_version=response.server_version,
         capabilities=tuple(response.capabilities),
         degraded=tuple(response.degraded),
+    )
+
+
+def release_page(response: v1.ListReleasesResponse) -> tuple[tuple[ReleaseStatus, ...], str | None]:
+    """The releases, and the token of the next page; None = there is none."""
+    return tuple(release_status(status) for status in response.releases), response.next_page_token or None
+
+
+def release_status(status: v1.ReleaseStatus) -> ReleaseStatus:
+    return ReleaseStatus(
+        release=status.info.release,
+        state=ReleaseState(status.state),
+        reason=status.reason,
+        served=status.served,
+        servers=tuple(status.servers),
+        info=_release_info(status.info) if status.info.dimension else None,  # else it has nothing but its name
     )
 
 

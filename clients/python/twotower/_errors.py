@@ -4,7 +4,7 @@
     ├── InvalidRequest         the request is wrong; sending it again cannot help
     │   └── SchemaMismatch     dense_features made for another schema
     ├── NotFound               an unknown item or release
-    ├── ReleaseMismatch        an embedding of one release with a pin to another
+    ├── ReleaseMismatch        an embedding of one release with a pin to another, or a switch from another release
     ├── ReleaseNotLoaded       a release that is not in the server's memory; the message names those that are
     ├── ResourceExhausted      a limit of gRPC itself, such as a message over 4 MiB
     │   └── Overloaded         the server sheds load; tried again by the client before it is raised
@@ -127,11 +127,14 @@ class NotFound(TwoTowerError):
 
 
 class ReleaseMismatch(TwoTowerError):
-    """An embedding of one release was sent with a pin to another."""
+    """An embedding of one release was sent with a pin to another; or a switch named another active release."""
 
 
 class ReleaseNotLoaded(TwoTowerError):
-    """The release is not in the server's memory; the message names those that are."""
+    """The release is not in the server's memory; the message names those that are.
+
+    Raised by a pinned client, it says that the release was retired: pin another.
+    """
 
 
 class ResourceExhausted(TwoTowerError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -20,6 +20,7 @@ from twotower._result import (
     ItemEmbedding,
     ItemEmbeddings,
     Recommendations,
+    ReleaseStatus,
     Scores,
     SearchResults,
     ServingInfo,
@@ -34,11 +35,12 @@ ItemKeys = Sequence[int] | npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Result]):
-    """method: of `v1.TwoTowerServiceStub`. decode: from its response message."""
+    """method: of a stub. decode: from its response message. sent_once: never tried again by the client."""
 
     method: str
     request: Message
     decode: Callable[[Any], Result]
+    sent_once: bool = False
 
 
 def get_user_embedding(user: v1.User, release: str, cache_mode: CacheMode) -> Call[UserEmbedding]:
@@ -189,6 +191,30 @@ def search_items(
 
 def get_serving_info(release: str) -> Call[ServingInfo]:
     return Call("GetServingInfo", v1.GetServingInfoRequest(release=release), _convert.serving_info)
+
+
+def list_releases(page_token: str) -> Call[tuple[tuple[ReleaseStatus, ...], str | None]]:
+    return Call("ListReleases", v1.ListReleasesRequest(page_token=page_token), _convert.release_page)
+
+
+def load_release(release: str) -> Call[ReleaseStatus]:
+    request = v1.LoadReleaseRequest(release=release)
+    return Call("LoadRelease", request, lambda response: _convert.release_status(response.status))
+
+
+def activate_release(release: str, expected_active: str) -> Call[str]:
+    request = v1.ActivateReleaseRequest(release=release, expected_active=expected_active)
+    return Call("ActivateRelease", request, lambda response: str(response.previous), sent_once=True)
+
+
+def rollback_release(from_release: str) -> Call[str]:
+    request = v1.RollbackReleaseRequest(from_release=from_release)
+    return Call("RollbackRelease", request, lambda response: str(response.active), sent_once=True)
+
+
+def set_traffic_split(shares: Mapping[str, float]) -> Call[dict[str, float]]:
+    request = v1.SetTrafficSplitRequest(shares=shares)
+    return Call("SetTrafficSplit", request, lambda response: dict(response.shares), sent_once=True)
 
 
 def _set_user(request: v1.ScoreRequest | v1.RecommendRequest, user: v1.User | Embedding) -> None:

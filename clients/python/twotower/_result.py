@@ -352,6 +352,44 @@ class ReleaseInfo:
     active: bool
 
 
+class ReleaseState(IntEnum):
+    """Where a release is in its life on a server. Numbers equal `v1.ReleaseState`."""
+
+    UNSPECIFIED = 0
+    AVAILABLE = 1
+    """On disk, not loaded."""
+    VERIFYING = 2
+    """Being checked and opened."""
+    LOADED = 3
+    """Ready to serve; calls may pin it."""
+    ACTIVE = 4
+    """Loaded, and serving what is not pinned."""
+    REFUSED = 5
+    """Disagrees with itself; the reason is beside."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> ReleaseState:
+        return cls.UNSPECIFIED
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseStatus:
+    """A release and where it is in its life on the server.
+
+    reason:  why it was refused; else "".
+    served:  entries of requests that the server has served by it since it started.
+    servers: of the same releases folder, that have it loaded.
+    info:    None while it is not loaded.
+    """
+
+    release: str
+    state: ReleaseState
+    reason: str
+    served: int
+    servers: tuple[str, ...]
+    info: ReleaseInfo | None
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The server's limits per call, `features` per entry; ids and messages in bytes."""

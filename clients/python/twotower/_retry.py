@@ -1,9 +1,10 @@
 """When a failed call is tried again, and after how long.
 
-Every RPC that the client makes is a read, so any of them may be sent again. Tried again are UNAVAILABLE (no
-server, or one that is starting or draining) and RESOURCE_EXHAUSTED whose reason is OVERLOADED; gRPC itself
-uses the latter status for messages over its size limit, which would fail for ever. gRPC's own retries are
-switched off (`_channel.py`): two layers of retries multiply the load just when a server has too much of it.
+Reads may be sent again, and so may LoadRelease, which does nothing the second time. Calls that switch
+releases or split the traffic are sent once; `_releases.py` says why. Tried again are UNAVAILABLE (no server,
+or one that is starting or draining) and RESOURCE_EXHAUSTED whose reason is OVERLOADED; gRPC itself uses the
+latter status for messages over its size limit, which would fail for ever. gRPC's own retries are switched off
+(`_channel.py`): two layers of retries multiply the load just when a server has too much of it.
 """
 
 from __future__ import annotations

@@ -23,6 +23,15 @@ from twotower._retry import Attempts, Deadline, RetryPolicy
 Metadata = Sequence[tuple[str, str | bytes]]
 
 _CLOSED = "the client is closed"
+_ONCE = RetryPolicy(attempts=1)
+
+
+class _Stub(v1.TwoTowerServiceStub, v1.ReleaseServiceStub):
+    """The RPCs of both services, on one channel."""
+
+    def __init__(self, channel: grpc.Channel | grpc.aio.Channel) -> None:
+        v1.TwoTowerServiceStub.__init__(self, channel)
+        v1.ReleaseServiceStub.__init__(self, channel)
 
 
 class _Connections:
@@ -36,7 +45,7 @@ class _Connections:
         dense: bool,
         metadata: Metadata,
     ) -> None:
-        stubs = [v1.TwoTowerServiceStub(channel) for channel in channels]
+        stubs = [_Stub(channel) for channel in channels]
         self._next_stub = itertools.cycle(stubs).__next__
         self._timeout_s = timeout_s
         self._retry = retry
@@ -55,7 +64,7 @@ class Transport(_Connections):
         deadline = Deadline(self._timeout_s if timeout_s is None else timeout_s)
         if self._dense and carries_features(call.request):
             return call.decode(self._send_dense(call, deadline))
-        return call.decode(self._send(call.method, call.request, deadline))
+        return call.decode(self._send(call.method, call.request, deadline, call.sent_once))
 
     def _send_dense(self, call: Call[Any], deadline: Deadline) -> Any:
         if not self._orders.cover(call.request):
@@ -72,8 +81,8 @@ class Transport(_Connections):
     def _fetch_orders(self, deadline: Deadline) -> None:
         self._orders = dense_orders(self._send("GetServingInfo", v1.GetServingInfoRequest(), deadline))
 
-    def _send(self, method: str, request: Message, deadline: Deadline) -> Any:
-        attempts = Attempts(self._retry, deadline)
+    def _send(self, method: str, request: Message, deadline: Deadline, once: bool = False) -> Any:
+        attempts = Attempts(_ONCE if once else self._retry, deadline)
         while True:
             send = getattr(self._next_stub(), method)
             try:
@@ -98,7 +107,7 @@ class AsyncTransport(_Connections):
         deadline = Deadline(self._timeout_s if timeout_s is None else timeout_s)
         if self._dense and carries_features(call.request):
             return call.decode(await self._send_dense(call, deadline))
-        return call.decode(await self._send(call.method, call.request, deadline))
+        return call.decode(await self._send(call.method, call.request, deadline, call.sent_once))
 
     async def _send_dense(self, call: Call[Any], deadline: Deadline) -> Any:
         if not self._orders.cover(call.request):
@@ -115,8 +124,8 @@ class AsyncTransport(_Connections):
     async def _fetch_orders(self, deadline: Deadline) -> None:
         self._orders = dense_orders(await self._send("GetServingInfo", v1.GetServingInfoRequest(), deadline))
 
-    async def _send(self, method: str, request: Message, deadline: Deadline) -> Any:
-        attempts = Attempts(self._retry, deadline)
+    async def _send(self, method: str, request: Message, deadline: Deadline, once: bool = False) -> Any:
+        attempts = Attempts(_ONCE if once else self._retry, deadline)
         while True:
             send = getattr(self._next_stub(), method)
             try:
