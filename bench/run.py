@@ -34,6 +34,7 @@ from bench.dataset import ensure_release, users
 from bench.server import SERVICE
 from twotower import v1
 from twotower_server.cli.progress import ProgressBars
+from twotower_server.features.schema import Schema
 from twotower_server.items.ids import item_keys
 from twotower_server.release.snapshot import Snapshot
 
@@ -95,27 +96,36 @@ def main() -> int:
         release = ensure_release(FOLDER, args.items, bars) / f"bench-{args.items}"
     opened_s = [_open_s(release) for _ in range(3)]
     with tempfile.TemporaryDirectory() as folder:
-        cases = write_requests(Path(folder), args.items)
+        fingerprint = Schema.load(release / "schema.json").user.fingerprint
+        cases = write_requests(Path(folder), args.items, fingerprint)
         with start_server(release, Path(folder)) as server:
             faiss_ms, recall = measure(server, cases, args.rounds, args.seconds, release)
     show(cases, faiss_ms, recall, opened_s, args.items)
     return 0
 
 
-def write_requests(folder: Path, items: int) -> list[Case]:
-    """Writes the requests of every case, and one of each for the echo to answer. Returns the cases."""
+def write_requests(folder: Path, items: int, fingerprint: int) -> list[Case]:
+    """Writes the requests of every case, and one of each for the echo to answer. Returns the cases.
+
+    fingerprint: of the release's user schema.
+    """
     random = np.random.default_rng(1)
     rows = [v1.User(user_id=f"u{i}", features=features) for i, features in enumerate(users(_SAMPLES + BATCH))]
     ids = [[f"item-{row}" for row in random.integers(0, items, CANDIDATES)] for _ in range(_SAMPLES)]
     samples = range(_SAMPLES)
     batches = {
-        name: [v1.BatchGetUserEmbeddingsRequest(users=rows[i : i + BATCH], encoding=encoding) for i in samples]
-        for name, encoding in (("list", v1.EMBEDDING_ENCODING_LIST), ("matrix", v1.EMBEDDING_ENCODING_MATRIX))
+        name: [v1.BatchGetUserEmbeddingsRequest(users=users[i : i + BATCH], encoding=encoding) for i in samples]
+        for name, users, encoding in (
+            ("list", rows, v1.EMBEDDING_ENCODING_LIST),
+            ("matrix", rows, v1.EMBEDDING_ENCODING_MATRIX),
+            ("dense", [_dense(user, fingerprint) for user in rows], v1.EMBEDDING_ENCODING_MATRIX),
+        )
     }
     requests: dict[str, Sequence[Message]] = {
         "GetUserEmbedding.named": [v1.GetUserEmbeddingRequest(user=rows[i]) for i in samples],
         "BatchGetUserEmbeddings.list": batches["list"],
         "BatchGetUserEmbeddings.matrix": batches["matrix"],
+        "BatchGetUserEmbeddings.dense": batches["dense"],
         "Score.ids": [v1.ScoreRequest(user=rows[i], item_ids=ids[i]) for i in samples],
         "Score.keys": [v1.ScoreRequest(user=rows[i], item_keys=item_keys(ids[i]).tolist()) for i in samples],
         "Recommend.top": [v1.RecommendRequest(user=rows[i], k=K) for i in samples],
@@ -200,7 +210,7 @@ def show(cases: list[Case], faiss_ms: list[float], recall: float | None, opened_
 
     single = by_name["GetUserEmbedding.named", False]
     goals = [("GetUserEmbedding: calls/s ÷ echo", "≥ 0.75", ratio(single.calls_s, by_name[single.name, True].calls_s))]
-    for name in ("list", "matrix"):
+    for name in ("list", "matrix", "dense"):
         batch = by_name[f"BatchGetUserEmbeddings.{name}", False]
         goals.append((f"a batch of 64 ({name}): users/s ÷ single", "≥ 15", ratio(batch.calls_s, single.calls_s, BATCH)))
     for name, goal in (("ids", "≤ 2.5"), ("keys", "≤ 1.8")):
@@ -260,6 +270,12 @@ def _described(file: FileDescriptor) -> FileDescriptorSet:
         found.MergeFrom(_described(imported))
     file.CopyToProto(found.file.add())
     return found
+
+
+def _dense(user: v1.User, fingerprint: int) -> v1.User:
+    """The same user with `dense_features` in place of names."""
+    values = [user.features[name] for name in sorted(user.features)]
+    return v1.User(user_id=user.user_id, dense_features=values, schema_fingerprint=fingerprint)
 
 
 def _counted(message: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -50,6 +51,9 @@ async def _serve(job: Job, parent: Parent) -> None:
         except ReleaseRefused as error:
             parent.report(Report(Event.REFUSED, str(error)))
             return
+        # What is there now stays: collections look at the garbage of calls alone, not at every imported module.
+        gc.collect()
+        gc.freeze()
         engine = Engine(follower, limits(config))
         started.callback(engine.close)
         try:

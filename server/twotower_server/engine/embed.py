@@ -108,9 +108,11 @@ def is_comparable(vectors: NDArray[np.float32]) -> bool:
 
 
 def _check_user(user: UserRow, limits: Limits) -> None:
-    limits.check_id(user.user_id, "user_id")
-    limits.check_id(user.feature_version, "feature_version")
-    limits.check_id(user.routing_key, "routing_key")
+    # A character takes four bytes at most: texts that are short together need no look at each.
+    if 4 * (len(user.user_id) + len(user.feature_version) + len(user.routing_key)) > limits.id_bytes:
+        limits.check_id(user.user_id, "user_id")
+        limits.check_id(user.feature_version, "feature_version")
+        limits.check_id(user.routing_key, "routing_key")
     _check_features(user, limits)
 
 

@@ -75,6 +75,7 @@ class Encoder:
         self._strict = strict
         self._numeric_slots = {f.name: i for i, f in enumerate(schema.numeric)}
         self._numeric_missing = [_NAN] * len(schema.numeric)
+        self._all_used = FeatureUse(len(schema.features), 0, 0)
         # Of one name it would give the bare number.
         self._get_all = itemgetter(*self._numeric_slots) if len(self._numeric_slots) > 1 else None
         self._transform = NumericTransform(schema) if schema.transforms == "server" and schema.numeric else None
@@ -177,6 +178,8 @@ class Encoder:
         # A known name without a value, such as an empty list of clicks, is missing, not a mistake.
         if not used and not dense and not any(name in self._names for name in strings):
             raise self._nothing(row)
+        if used == len(self.schema.features) and not unknown:
+            return self._all_used
         return FeatureUse(used, len(self.schema.features) - used, unknown)
 
     def _others(
