@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 import twotower
 from tests.client.conftest import StartSwitchable, Switchable
+from tests.go.make_routing import GOLDEN
 from tests.supervisor.running import until
 from twotower import Embedding, ErrorReason, ReleaseState, where
 
@@ -182,6 +184,19 @@ def test_a_pin_by_the_users_own_arm_of_a_split(client: Any) -> None:
         assert pinned.recommend(vector, 3).release == pinned.search_items("i1", 3).release == vector.release
     assert client.releases.set_traffic_split({}) == {"dot": 1.0}
     assert {client.get_user_embedding(user).release for user in users} == {"dot"}
+
+
+def test_the_split_is_the_one_that_a_go_caller_computes(client: Any) -> None:
+    splits = json.loads(GOLDEN.read_text("utf-8"))["splits"]
+    (split,) = (one for one in splits if set(one["shares"]) == set(RELEASES))
+    assert client.releases.set_traffic_split(split["shares"]) == split["shares"]
+    keys, expected = list(split["arms"]), list(split["arms"].values())
+    by_id = client.batch_get_user_embeddings([twotower.user(key, age=34) for key in keys])
+    by_routing_key = client.batch_score(
+        [twotower.score_request(twotower.user("u1", age=34, routing_key=key), ["i1"]) for key in keys]
+    )
+    assert [by_id.releases[index] for index in by_id.release_indices] == expected
+    assert [one.release for one in by_routing_key.responses] == expected
 
 
 def test_a_dense_client_under_a_split(client: Any, switchable: Switchable, open_client: OpenClient) -> None:
