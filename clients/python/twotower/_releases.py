@@ -154,7 +154,9 @@ def _is_loaded(status: ReleaseStatus) -> bool:
         return False
     if status.state is ReleaseState.REFUSED:
         raise _not_loaded(f"release {status.release!r} was refused: {status.reason}")
-    raise _not_loaded(f"the server no longer loads release {status.release!r}; it may have restarted: load it again")
+    raise _not_loaded(
+        f"the server no longer loads release {status.release!r}, because it restarted or retired the release; load it again"
+    )
 
 
 def _status_of(release: str, statuses: Iterable[ReleaseStatus]) -> ReleaseStatus:
