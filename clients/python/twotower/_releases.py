@@ -155,7 +155,7 @@ def _is_loaded(status: ReleaseStatus) -> bool:
     if status.state is ReleaseState.REFUSED:
         raise _not_loaded(f"release {status.release!r} was refused: {status.reason}")
     raise _not_loaded(
-        f"the server no longer loads release {status.release!r}, because it restarted or retired the release; load it again"
+        f"the server no longer loads release {status.release!r}: it restarted or retired the release; load it again"
     )
 
 
