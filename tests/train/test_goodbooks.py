@@ -1,5 +1,6 @@
-"""Real books and real shelves, through the commands that the tutorial (docs/goodbooks.md) shows: train, build, verify,
-serve, query. What is trained beats popularity, and recommends sensibly.
+"""Real books and real shelves, by the commands of the tutorial (docs/goodbooks.md): train, build, verify, serve, query.
+
+What is trained beats popularity, recommends sensibly, and the tutorial shows what is really answered.
 """
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -28,7 +30,7 @@ from twotower_server.release.model import Model
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data" / "goodbooks"
-CONFIG = ROOT / "docs" / "examples" / "goodbooks.toml"
+TUTORIAL = (ROOT / "docs" / "goodbooks.md").read_text("utf-8")
 TOP = 20
 COMMAND = ["-m", "twotower_server.cli.main"]
 PATIENCE_S = 900
@@ -40,6 +42,14 @@ pytestmark = [
 
 
 @dataclass(frozen=True)
+class Documented:
+    """A command of the tutorial, without `twotower`, and what it printed there."""
+
+    arguments: list[str]
+    printed: str
+
+
+@dataclass(frozen=True)
 class Trained:
     """What `twotower train` wrote, and what it printed."""
 
@@ -48,44 +58,66 @@ class Trained:
     metrics: Mapping[str, Any]
 
 
-def twotower(*arguments: object) -> str:
+def documented(*words: str) -> list[Documented]:
+    """The commands of the tutorial that begin with these words."""
+    blocks = re.findall(r"```console\n\$ twotower (.*?)```", TUTORIAL.replace("\\\n", ""), re.DOTALL)
+    commands = [Documented(shlex.split(line), printed) for line, _, printed in (b.partition("\n") for b in blocks)]
+    return [command for command in commands if command.arguments[: len(words)] == list(words)]
+
+
+def twotower(*arguments: str) -> str:
     """Runs a command; what it prints."""
-    command = [sys.executable, *COMMAND, *map(str, arguments)]
+    command = [sys.executable, *COMMAND, *arguments]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    out = tmp_path_factory.mktemp("goodbooks") / "model"
-    printed = twotower("train", "--config", CONFIG, "--data", DATA, "--out", out)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the commands run: the tutorial's relative paths lead where they do in the repository."""
+    work = tmp_path_factory.mktemp("goodbooks") / "main"
+    work.mkdir()
+    (work / "docs").symlink_to(ROOT / "docs")
+    (work.parent / "shared").symlink_to(ROOT.parent / "shared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(work)
+        patch.setenv("TWOTOWER_DATA", str(work / "data"))
+        yield work
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> Trained:
+    (command,) = documented("train")
+    printed = twotower(*command.arguments)
+    out = folder / "books-model"
     return Trained(out, printed, json.loads((out / "model.json").read_text())["training"]["metrics"])
 
 
 @pytest.fixture(scope="module")
-def release(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    releases = tmp_path_factory.mktemp("releases")
-    options = ["--model", trained.folder, "--items", DATA / "books.csv", "--name", "books-1", "--activate"]
-    for attribute in ("title", "authors", "year=original_publication_year:number", "language=language_code"):
-        options += ["--attribute", attribute]
-    twotower("release", "build", "--releases", releases, *options)
-    return releases / "books-1"
+def release(folder: Path, trained: Trained) -> Path:
+    (command,) = documented("release", "build")
+    assert "Built books-1: 10,000 items" in twotower(*command.arguments)
+    return folder / "releases" / "books-1"
 
 
 @pytest.fixture(scope="module")
-def ask(release: Path) -> Iterator[Callable[..., str]]:
-    """`twotower query` to a server of the release; what it prints."""
-    folder = release.parent.parent
-    command = [*COMMAND, "serve", "--releases", str(release.parent), "--data", str(folder / "data")]
-    server = Server([*command, "--listen", "localhost:0"], folder / "log", {})
+def target(folder: Path, release: Path) -> Iterator[str]:
+    """The address of a server of the release."""
+    (command,) = documented("serve")
+    server = Server([*COMMAND, *command.arguments, "--listen", "localhost:0"], folder / "log", {})
     try:
-        target = server.ready()["target"]
-        yield lambda command, *options: twotower("query", command, "--target", target, *options)
+        yield server.ready()["target"]
         server.send(signal.SIGTERM)
         assert server.ended() == 0, server.log()
     finally:
         server.close()
+
+
+@pytest.fixture
+def ask(target: str) -> Callable[..., str]:
+    """`twotower query` to that server; what it prints."""
+    return lambda *arguments: twotower("query", *arguments, "--target", target)
 
 
 @pytest.fixture(scope="module")
@@ -191,12 +223,42 @@ def test_shelves_differ(trained: Trained, release: Path, authors: Mapping[str, s
 
 
 def test_the_release_is_sound_and_tells_how_it_was_trained(trained: Trained, release: Path) -> None:
-    options = ["--releases", release.parent, "--data", release.parent.parent / "verified"]
-    assert "release books-1 is sound" in twotower("release", "verify", *options)
-    inspected = json.loads(twotower("release", "inspect", *options, "--json"))
+    (command,) = documented("release", "verify")
+    assert "release books-1 is sound" in twotower(*command.arguments)
+    inspected = json.loads(twotower("release", "inspect", "--releases", str(release.parent), "--json"))
     assert inspected["verified"] and inspected["active"]
     assert inspected["manifest"]["items"] == 10_000
     assert inspected["manifest"]["training"]["metrics"] == trained.metrics
+
+
+def test_the_tutorial_shows_what_was_measured(trained: Trained) -> None:
+    (command,) = documented("train")
+    shown = re.findall(r"recall@(\d+) +([\d.]+)   most popular items: ([\d.]+)", command.printed)
+    assert [k for k, _, _ in shown] == ["10", "100"]
+    for k, recall, popular in shown:
+        assert float(popular) == pytest.approx(trained.metrics["popularity_recall"][k], abs=5e-5)
+        # Weights differ a little between processors.
+        assert float(recall) == pytest.approx(trained.metrics["recall"][k], abs=0.02)
+
+
+def test_the_tutorial_shows_what_is_answered(ask: Callable[..., str]) -> None:
+    def ids(table: str) -> list[str]:
+        return re.findall(r"(?m)^ *(?:\d+ )? +(\d+)  ", table)
+
+    queries = documented("query")
+    assert len(queries) == 3
+    for query in queries:
+        shown, answered = ids(query.printed), ids(ask(*query.arguments[1:]))
+        assert len(shown) == len(answered) >= 3
+        assert len(set(shown) & set(answered)) >= 0.6 * len(shown), query.arguments
+
+
+def test_the_tutorial_asks_in_python(ask: Callable[..., str], target: str) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", TUTORIAL, re.DOTALL)
+    command = [sys.executable, "-c", snippet.replace("localhost:50051", target)]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout.splitlines()
+    answer = json.loads(ask("recommend", "--feature", "shelf=126|276|729|70", "--k", "5", "--json"))
+    assert [line.split()[0] for line in lines] == [item["item_id"] for item in answer["items"]]
 
 
 def test_a_shelf_is_answered_with_titles(
