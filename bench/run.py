@@ -37,6 +37,7 @@ from twotower_server.cli.progress import ProgressBars
 from twotower_server.features.schema import Schema
 from twotower_server.items.ids import item_keys
 from twotower_server.release.snapshot import Snapshot
+from twotower_server.supervisor.process import ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".twotower" / "bench"
@@ -182,9 +183,8 @@ def _run(server: Server, case: Case, seconds: float) -> None:
 @contextmanager
 def start_server(release: Path, requests: Path) -> Iterator[Server]:
     command = [sys.executable, "-m", "bench.server", str(release), str(requests)]
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # as the supervisor sets them
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=environ, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, text=True
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

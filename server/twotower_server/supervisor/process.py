@@ -11,9 +11,15 @@ from typing import Self
 
 from twotower_server.supervisor.job import Answer, Job, Question, Report, said
 
-# Libraries start no threads: calls are spread over workers and the engine's threads, not inside one call.
-# Set before numpy is loaded, which reads them once; what the operator has set counts.
-_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# Set before libraries are loaded, which read them once; what the operator has set counts.
+ENVIRONMENT = {
+    # Libraries start no threads: calls are spread over workers and the engine's threads, not inside one call.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # One heap for all threads: of a release that is closed, glibc's other heaps would keep 10 MB.
+    "MALLOC_ARENA_MAX": "1",
+}
 
 
 class Process:
@@ -47,7 +53,7 @@ class Process:
                 entry,
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env={**_THREADS, **os.environ},
+                env={**ENVIRONMENT, **os.environ},
             )
         started = cls(job.name, process, reader, writer)
         writer.write(job.to_line())
