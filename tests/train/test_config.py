@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from twotower_server.config import ConfigError
 from twotower_server.features.schema import Transform
-from twotower_server.train.config import VocabularyRule, load_config
+from twotower_server.train import config as config_module
+from twotower_server.train.config import DataConfig, ModelConfig, TrainingConfig, VocabularyRule, load_config
 
 BASE = """
 [data]
@@ -115,6 +118,15 @@ def test_a_mistake_is_named(text: str, message: str, tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         load_config(tmp_path / "none.toml")
+
+
+def test_the_help_is_a_valid_configuration_of_defaults(tmp_path: Path) -> None:
+    text = (config_module.__doc__ or "").partition("three files.")[2]
+    config = load_config(write(tmp_path, text))
+    assert (config.model, config.training) == (ModelConfig(), TrainingConfig())
+    named = set(tomllib.loads(text)["model"]) | set(tomllib.loads(text)["training"])
+    assert named == {f.name for f in (*fields(ModelConfig), *fields(TrainingConfig))}
+    assert config.data == DataConfig(tmp_path / "interactions.csv", tmp_path / "items.csv", tmp_path / "users.csv")
 
 
 def test_the_example_is_valid() -> None:

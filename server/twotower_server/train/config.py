@@ -1,38 +1,60 @@
 """The configuration of a training: one TOML file, checked completely before any data is read.
 
-[data]                              paths are relative to the folder of this file, or to --data
-interactions = "interactions.csv"   one row an interaction, oldest first
-items = "books.csv"
-users = "users.csv"                 optional
-user_id = "user_id"                 column names; these are the defaults
+Values in [data], [model] and [training] are the defaults, but for the three files.
+
+[data]                             # paths are relative to the folder of this file, or to --data
+interactions = "interactions.csv"  # one row an interaction, oldest first
+items = "items.csv"
+users = "users.csv"                # optional
+user_id = "user_id"                # names of columns, here and below
 item_id = "item_id"
-timestamp = "timestamp"             optional: orders the interactions; without it the order of rows counts
+# timestamp = "at"                 # orders the interactions: a number, or ISO 8601; without it the order of rows counts
 
-[model]     dimension, hidden, embedding, similarity, temperature, dropout
-[training]  epochs, patience, stopping_k, batch_size, learning_rate, weight_decay, uniform_negatives,
-            popularity_correction, feature_dropout, validation_share, test_share, seed, threads
+[model]
+dimension = 32                     # of the vectors
+hidden = [128, 64]                 # widths of the layers before them, in both towers
+embedding = 16                     # columns of an embedding, where the feature does not say
+similarity = "cosine"              # or "dot"
+temperature = 0.07                 # divides similarities in the loss
+dropout = 0.1                      # of hidden layers
 
-[features.item_authors]             a table a feature; item_* from items, user_* from users or history
-kind = "multi_value"                numeric, categorical, multi_value, sequence, weighted_bag
-column = "authors"                  default: the feature's own name
-separator = ", "                    splits a text cell into a list
-max_length = 4
-vocabulary = {min_count = 2}        measured on training data; or a list of values; or instead: buckets = 5000
-embedding = 16                      columns of its embedding
-table = "author"                    features that name the same table share vocabulary and embedding
-missing = "marker"                  "mean", "marker", or {constant = 0}
+[training]
+epochs = 30                        # at most
+patience = 4                       # epochs without a better recall of the validation users before it stops
+stopping_k = 100                   # the K of that recall@K; far below the number of items
+batch_size = 512
+learning_rate = 0.003              # of AdamW, and so is
+weight_decay = 0.0
+uniform_negatives = 512            # items drawn evenly from the catalog for each batch
+popularity_correction = 1.0        # 0: none
+feature_dropout = 0.0              # chance that a feature is made missing in an example
+validation_share = 0.1             # of users
+test_share = 0.1                   # of users
+seed = 1
+threads = 1                        # of PyTorch
+
+# A table a feature: item_* from the table of items, user_* from users, or from history.
+[features.item_authors]
+kind = "multi_value"               # numeric, categorical, multi_value, sequence, weighted_bag
+column = "authors"                 # default: the feature's own name
+separator = ", "                   # splits a text cell into a list; default: |
+max_length = 4                     # default: 20
+vocabulary = {min_count = 2}       # measured on training data (default: 1); or a list; or instead: buckets = 5000
+embedding = 16                     # columns of its embedding
+table = "author"                   # features that name the same table share vocabulary and embedding
+missing = "marker"                 # "mean", "marker" or {constant = 0}
 
 [features.user_shelf]
 kind = "sequence"
-history = true                      filled from the user's own earlier interactions: item ids, oldest first
-vocabulary = {min_count = 0}        0: every item of the table, taken in training or not
-content = ["item_authors"]          item features that the embeddings of its ids hold too
+history = true                     # filled from the user's own earlier interactions: item ids, oldest first
+vocabulary = {min_count = 0}       # 0: every item of the table, taken in training or not
+content = ["item_authors"]         # item features that the embeddings of its ids hold too
 
 [features.item_year]
 kind = "numeric"
-clip = [1800, 2020]
-transform = "standardize"           none, standardize, min_max, log1p; numbers are measured, or given:
-                                    {type = "standardize", mean = 1990, std = 20}
+clip = [1800, 2020]                # -inf or inf for an open side
+transform = "standardize"          # none, standardize, min_max or log1p, numbers are measured; or with them:
+                                   # {type = "standardize", mean = 1990, std = 20}
 """
 
 from __future__ import annotations
