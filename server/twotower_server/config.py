@@ -71,6 +71,11 @@ def _path(value: object) -> Path:
     return Path(value).expanduser()
 
 
+def parse_location(value: object) -> Path | str:
+    """A folder, or what has a scheme: a URL for fsspec. Raises ValueError."""
+    return value if isinstance(value, str) and "://" in value else _path(value)
+
+
 def _address(value: object) -> Address:
     if isinstance(value, Address):
         return value
@@ -133,7 +138,13 @@ def _default_data() -> Path:
 class Config:
     """Everything that the server can be told. Raises ConfigError for a value that is out of range."""
 
-    releases: Path = field(metadata=_meta("folder of releases; its file `active` names the one to serve", _path, "DIR"))
+    releases: Path | str = field(
+        metadata=_meta(
+            "folder of releases, or its URL, as s3://bucket/releases; `active` in it names the one to serve",
+            parse_location,
+            "DIR",
+        )
+    )
     listen: Address = field(
         default=Address("", 50051),
         metadata=_meta(
@@ -145,7 +156,11 @@ class Config:
     workers: int = field(default=1, metadata=_meta("worker processes; all share the port", _count(1, 256), "N"))
     data: Path = field(
         default_factory=_default_data,
-        metadata=_meta("this machine's own folder: records which releases it has verified", _path, "DIR"),
+        metadata=_meta(
+            "this machine's own folder: which releases it has verified, copies of those fetched from a URL",
+            _path,
+            "DIR",
+        ),
     )
     follow_s: float = field(
         default=1.0,
@@ -166,6 +181,10 @@ class Config:
     keep_s: float = field(
         default=3600.0,
         metadata=_meta("close a release that has not been active for so long", _seconds, "SECONDS"),
+    )
+    keep_fetched: int = field(
+        default=3,
+        metadata=_meta("releases fetched from a URL to keep on disk beside those that are loaded", _count(0), "N"),
     )
     grace_s: float = field(
         default=20.0,
@@ -213,6 +232,16 @@ class Config:
         if (self.tls_certificate is None) != (self.tls_key is None):
             given, lacking = ("tls_certificate", "tls_key") if self.tls_key is None else ("tls_key", "tls_certificate")
             raise ConfigError(f"{given} is set without {lacking}: {flag(lacking)} names the other half")
+
+    @property
+    def releases_folder(self) -> Path:
+        """`releases`, for what needs a folder of this machine. Raises ConfigError when it is a URL."""
+        if isinstance(self.releases, str):
+            raise ConfigError(
+                "--releases: this needs a folder of this machine, not a URL; `twotower release push` copies a release "
+                "from a folder to a URL"
+            )
+        return self.releases
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `Config(**values)` reads back, for another process."""
@@ -286,6 +315,7 @@ def _read(file: Path) -> dict[str, Any]:
     # Paths in a file are relative to the file, so that it means the same wherever the server is started.
     for option in OPTIONS:
         value = values.get(option.name)
-        if option.metadata["parse"] is _path and isinstance(value, str) and value:
+        parse = option.metadata["parse"]
+        if parse in (_path, parse_location) and isinstance(value, str) and value and isinstance(parse(value), Path):
             values[option.name] = str(file.parent / Path(value).expanduser())
     return values

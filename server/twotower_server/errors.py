@@ -4,7 +4,8 @@ The domain raises these and knows nothing of gRPC; `rpc/status.py` holds the one
 
     TwoTowerError
     ├── Refused            a request, or one entry of it, that cannot be served: carries the contract's reason
-    └── ReleaseRefused     a release folder, schema or table that disagrees with itself
+    ├── ReleaseRefused     a release folder, schema or table that disagrees with itself
+    └── ExtraMissing       a part of the package that is not installed
 """
 
 from __future__ import annotations
@@ -63,3 +64,7 @@ class Refused(TwoTowerError):
 
 class ReleaseRefused(TwoTowerError):
     """A release, model folder, schema or table that cannot be used; the message says why and what to do."""
+
+
+class ExtraMissing(TwoTowerError):
+    """Something needs a package that is not installed; the message says how to install it."""

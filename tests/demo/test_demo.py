@@ -20,7 +20,8 @@ from google.protobuf import json_format
 from twotower import v1
 from twotower_server.cli.main import main
 from twotower_server.demo.release import PREFIX, release_name
-from twotower_server.release.active import active_release, release_names, set_active_release
+from twotower_server.release.fleet import Fleet
+from twotower_server.release.repository import LocalRepository
 
 PATIENCE_S = 120
 # `make test` builds grpcurl here.
@@ -158,16 +159,16 @@ def test_a_second_start_builds_nothing(releases: Path, capsys: pytest.CaptureFix
     assert main(["demo", "--build-only", "--releases", str(releases)]) == 0
     assert "Built" not in capsys.readouterr().out
     assert (releases / release_name() / "release.json").stat() == before
-    assert active_release(releases) == release_name()
+    assert Fleet(LocalRepository(releases)).active() == release_name()
 
 
 @pytest.mark.usefixtures("printed")
 def test_a_demo_of_another_model_stays_and_is_not_served(releases: Path, tmp_path: Path) -> None:
     shutil.copytree(releases / release_name(), tmp_path / f"{PREFIX}00000000")
-    set_active_release(tmp_path, f"{PREFIX}00000000")
+    Fleet(LocalRepository(tmp_path)).activate(f"{PREFIX}00000000")
     assert main(["demo", "--build-only", "--releases", str(tmp_path)]) == 0
-    assert release_names(tmp_path) == sorted([f"{PREFIX}00000000", release_name()])
-    assert active_release(tmp_path) == release_name()
+    assert LocalRepository(tmp_path).names() == sorted([f"{PREFIX}00000000", release_name()])
+    assert Fleet(LocalRepository(tmp_path)).active() == release_name()
 
 
 @pytest.mark.usefixtures("printed")
@@ -175,11 +176,11 @@ def test_a_folder_of_real_releases_is_left_alone(
     releases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(releases / release_name(), tmp_path / "books")
-    set_active_release(tmp_path, "books")
+    Fleet(LocalRepository(tmp_path)).activate("books")
     assert main(["demo", "--build-only", "--releases", str(tmp_path)]) == 3
     assert "another folder" in capsys.readouterr().err
-    assert release_names(tmp_path) == ["books"]
-    assert active_release(tmp_path) == "books"
+    assert LocalRepository(tmp_path).names() == ["books"]
+    assert Fleet(LocalRepository(tmp_path)).active() == "books"
 
 
 def test_a_wrong_option_costs_no_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

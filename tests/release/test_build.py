@@ -22,10 +22,11 @@ from tests.release.conftest import Build, manifest_of
 from tests.rpc.recomputed import Features, Recomputed, item_key
 from twotower_server.features.row import Row
 from twotower_server.items.attribute import AttributeSpec
-from twotower_server.release.active import active_release
 from twotower_server.release.build import MAX_QUERIES, Recipe, build_release
+from twotower_server.release.fleet import Fleet
 from twotower_server.release.format import FILES, MANIFEST
 from twotower_server.release.golden import SAMPLES, Golden
+from twotower_server.release.repository import LocalRepository
 from twotower_server.release.snapshot import Snapshot
 from twotower_server.release.verify import Check, verify_release
 
@@ -247,9 +248,9 @@ def test_it_becomes_the_active_release_when_told_so(model: Path, items: Path, tm
     releases = tmp_path / "releases"
     build_release(Recipe("first", model, items), releases, activate=True)
     build_release(Recipe("second", model, items), releases)
-    assert active_release(releases) == "first"
+    assert Fleet(LocalRepository(releases)).active() == "first"
     build_release(Recipe("third", model, items), releases, activate=True)
-    assert active_release(releases) == "third"
+    assert Fleet(LocalRepository(releases)).active() == "third"
 
 
 def test_times_mean_the_same_on_every_machine(build: Build, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

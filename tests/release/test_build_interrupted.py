@@ -18,7 +18,7 @@ from tests.supervisor.running import PATIENCE_S, until
 from twotower_server.cli.exit_code import ExitCode
 from twotower_server.errors import ReleaseRefused, TwoTowerError
 from twotower_server.release import durable
-from twotower_server.release.active import release_names
+from twotower_server.release.repository import LocalRepository
 from twotower_server.release.verify import verify_release
 
 KILLED_BUILD = Path(__file__).with_name("killed_build.py")
@@ -67,7 +67,7 @@ def test_killed_at_any_step_it_leaves_no_release_and_the_next_build_sweeps(
         else:
             # Of all the builds that were killed before, nothing is left.
             assert left <= {f"~building-{name}", f"~building-{name}.lock"}, steps[step - 1]
-            assert release_names(own) == ["whole"]
+            assert LocalRepository(own).names() == ["whole"]
     build(items, "after")
     assert sorted(os.listdir(own)) == sorted(["after", "whole", f"killed-{len(steps):02}"])
 
@@ -90,7 +90,7 @@ def test_killed_from_outside_it_leaves_no_release_and_its_name_is_free(
 ) -> None:
     building.kill()
     assert building.wait(PATIENCE_S) == -signal.SIGKILL
-    assert release_names(own) == []
+    assert LocalRepository(own).names() == []
     assert sorted(os.listdir(own)) == ["~building-r1", "~building-r1.lock"]
     verify_release(build(items))
     assert os.listdir(own) == ["r1"]

@@ -65,7 +65,6 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--releases",
-        type=Path,
         default=DEFAULT_RELEASES,
         metavar="DIR",
         help="folder for the demo release (default: %(default)s)",
@@ -78,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     # Read first: a wrong option should not cost a build.
     config = load({"releases": args.releases, "listen": args.listen}, os.environ)
     with ProgressBars() as bars:
-        release, built = ensure_release(config.releases, bars)
+        release, built = ensure_release(config.releases_folder, bars)
     if built:
         print(f"Built release {release} in {config.releases}", flush=True)
     if args.build_only:

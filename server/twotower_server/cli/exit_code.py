@@ -5,16 +5,12 @@ from __future__ import annotations
 from enum import IntEnum
 
 from twotower_server.config import ConfigError
-from twotower_server.errors import ReleaseRefused, TwoTowerError
+from twotower_server.errors import ExtraMissing, ReleaseRefused, TwoTowerError
 from twotower_server.supervisor.errors import NoRelease, PortTaken
 
 
 class UsageError(TwoTowerError):
     """Arguments that a command cannot use; the message says which, and what to write."""
-
-
-class ExtraMissing(TwoTowerError):
-    """A command needs a part of the package that is not installed; the message says how to install it."""
 
 
 class ExitCode(IntEnum):

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from twotower_server.cli import exit_code
-from twotower_server.cli.exit_code import ExitCode, ExtraMissing
-from twotower_server.errors import TwoTowerError
+from twotower_server.cli.exit_code import ExitCode
+from twotower_server.errors import ExtraMissing, TwoTowerError
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ from pathlib import Path
 from twotower_server.demo.generate import generate_catalog, write_items
 from twotower_server.errors import ReleaseRefused
 from twotower_server.items.attribute import AttributeSpec
-from twotower_server.release.active import active_release, release_names, set_active_release
 from twotower_server.release.build import Recipe, build_release
+from twotower_server.release.fleet import Fleet
 from twotower_server.release.format import ITEM_TOWER, SCHEMA, USER_TOWER
 from twotower_server.release.model import MODEL
 from twotower_server.release.progress import Progress
+from twotower_server.release.repository import LocalRepository
 
 # The model folder that `make demo-model` writes, part of the package.
 MODEL_FOLDER = Path(__file__).parent / "model"
@@ -44,7 +45,8 @@ def ensure_release(releases: Path, progress: Progress) -> tuple[str, bool]:
     Returns its name, and whether it was built now. Raises ReleaseRefused when the folder holds others.
     """
     name = release_name()
-    existing = release_names(releases)
+    fleet = Fleet(LocalRepository(releases))
+    existing = fleet.repository.names()
     if any(not other.startswith(PREFIX) for other in existing):
         raise ReleaseRefused(
             f"{releases} holds other releases ({', '.join(existing)}); serve them with "
@@ -56,6 +58,6 @@ def ensure_release(releases: Path, progress: Progress) -> tuple[str, bool]:
             items = Path(folder, "items.parquet")
             write_items(generate_catalog(), items)
             build_release(Recipe(name, MODEL_FOLDER, items, attributes=ATTRIBUTES), releases, progress)
-    if not existing or active_release(releases) != name:
-        set_active_release(releases, name)
+    if not existing or fleet.active() != name:
+        fleet.activate(name)
     return name, name not in existing

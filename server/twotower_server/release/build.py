@@ -28,12 +28,13 @@ from twotower_server.items.catalog import AttributeSpec, CatalogWriter
 from twotower_server.items.ids import item_keys
 from twotower_server.release import durable
 from twotower_server.release import format as files
-from twotower_server.release.active import set_active_release
 from twotower_server.release.calibration import scores
+from twotower_server.release.fleet import Fleet
 from twotower_server.release.format import Manifest, check_name, file_entry
 from twotower_server.release.golden import SAMPLES, Golden
 from twotower_server.release.model import Model
 from twotower_server.release.progress import Progress, Silent
+from twotower_server.release.repository import ACTIVE, LocalRepository
 from twotower_server.release.vectors import VectorSpool, open_vectors, unit_length, unusable_rows
 
 # Held-back users that the index is measured on.
@@ -88,7 +89,12 @@ def build_release(recipe: Recipe, releases: Path, progress: Progress | None = No
             "Make room, or name another folder"
         ) from error
     if activate:
-        set_active_release(releases, recipe.name)
+        try:
+            Fleet(LocalRepository(releases)).activate(recipe.name)
+        except OSError as error:
+            raise TwoTowerError(
+                f"{recipe.name} is built, but {releases / ACTIVE} cannot be written: {error.strerror}"
+            ) from error
     return releases / recipe.name
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 # `~` cannot be in a release's name, so what is unfinished can never be opened as a release.
 _UNFINISHED = "~building-"
+_REMOVED = "~removed-"
 _LOCK = ".lock"
 
 
@@ -44,6 +45,22 @@ def new_folder(path: Path) -> Iterator[Path]:
         _fsync(unfinished)
         os.rename(unfinished, path)
         _fsync(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes a folder, or a link to one: from its name in one step, so that no part of it is ever found there.
+
+    Raises FileNotFoundError when there is none. Remains of killed processes are removed first.
+    """
+    for remains in path.parent.glob(f"{_REMOVED}*"):
+        shutil.rmtree(remains, ignore_errors=True)
+    removed = path.with_name(f"{_REMOVED}{path.name}-{secrets.token_hex(4)}")
+    os.rename(path, removed)
+    _fsync(path.parent)
+    if removed.is_symlink():
+        removed.unlink()
+    else:
+        shutil.rmtree(removed)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,8 +3,8 @@
     active             name of the active release
     ~history           releases that were active before, the latest last
     ~split             shares of the traffic, for one active release
-    ~next              a release that every server shall load, since it is about to become active
-    ~servers/<server>  what a server has loaded; rewritten every second while it lives
+    ~next              a release that every server shall load, since it is about to serve
+    ~servers/<server>  what a server has loaded and serves; rewritten every second while it lives
 
 The pointer moves in two phases: every server that lives reports the release loaded, then `active` names it.
 """
@@ -12,42 +12,54 @@ The pointer moves in two phases: every server that lives reports the release loa
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from twotower_server.errors import Reason, Refused, ReleaseRefused
 from twotower_server.release.format import check_name
-from twotower_server.release.repository import Repository
+from twotower_server.release.repository import ACTIVE, Repository, no_release
 
-ACTIVE = "active"
 _HISTORY = "~history"
 _SPLIT = "~split"
 _NEXT = "~next"
 _SERVERS = "~servers"
 _HISTORY_LENGTH = 20
+# Reports that a server may miss before it is taken for dead.
+_DEAD_AFTER = 5
 _LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What a server reports. beat: rises while it lives. refused: why, by release."""
+    """What a server reports.
+
+    beat:    rises with every report. every_s: seconds between two. written: by the server's clock, seconds since
+             1970; for people.
+    active:  what it serves, with the shares of a split. loaded: what it can serve.
+    refused: why, by release.
+    """
 
     name: str
     beat: int
+    every_s: float
+    written: float
     active: str
     loaded: Collection[str]
+    shares: Mapping[str, float] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class Fleet:
     """The servers of one repository, this one among them. Methods wait for the repository; see there."""
 
-    def __init__(self, repository: Repository, server: str = "") -> None:
-        """server: the name to report under; "" = a command that only looks on and moves the pointer."""
+    def __init__(self, repository: Repository, server: str = "", every_s: float = 1.0) -> None:
+        """server: the name to report under, every `every_s` seconds; "" = a command, which does not serve."""
         self.repository = repository
         self._server = server
+        self._every_s = every_s
         self._beat = 0
 
     # ---- the pointer
@@ -65,8 +77,14 @@ class Fleet:
             raise ReleaseRefused(f"{self.repository} has no active release; {hint}")
         return check_name(name.strip())
 
-    def activate(self, release: str, expected: str | None = None) -> None:
-        """Moves the pointer; the split ends. Raises Refused (RELEASE_MISMATCH) when `expected` is no longer active."""
+    def activate(self, release: str, expected: str | None = None) -> str:
+        """Moves the pointer, in one step; the split ends. Returns the release that was active; "" = none.
+
+        Raises ReleaseRefused when there is no such release, Refused (RELEASE_MISMATCH) when `expected` is no longer
+        active.
+        """
+        if check_name(release) not in (names := self.repository.names()):
+            raise no_release(release, names)
         with self.repository.locked():
             before = (self.repository.read(ACTIVE) or "").strip()
             if expected is not None and before != expected:
@@ -78,6 +96,7 @@ class Fleet:
                 self.repository.write(_HISTORY, json.dumps(history) + "\n")
             self.repository.remove(_SPLIT)
             self.repository.write(ACTIVE, release + "\n")
+            return before
 
     def previous(self, release: str) -> str | None:
         """The release that was active before `release` and still exists; None when none is known."""
@@ -95,6 +114,7 @@ class Fleet:
         return {str(name): float(share) for name, share in split["shares"].items()}
 
     def set_shares(self, active: str, shares: Mapping[str, float]) -> None:
+        """Splits the traffic while `active` is the active release; no shares: it goes there alone."""
         if shares:
             self.repository.write(_SPLIT, json.dumps({"active": active, "shares": dict(shares)}) + "\n")
         else:
@@ -102,10 +122,14 @@ class Fleet:
 
     # ---- the servers
 
-    def report(self, active: str, loaded: Collection[str], refused: Mapping[str, str]) -> None:
-        """Says what this server has loaded, and that it lives."""
+    def report(
+        self, active: str, shares: Mapping[str, float], loaded: Collection[str], refused: Mapping[str, str]
+    ) -> None:
+        """Says what this server serves and has loaded, and that it lives."""
         self._beat += 1
-        report = Server(self._server, self._beat, active, sorted(loaded), refused)
+        report = Server(
+            self._server, self._beat, self._every_s, time.time(), active, sorted(loaded), dict(shares), dict(refused)
+        )
         self.repository.write(f"{_SERVERS}/{self._server}", json.dumps(asdict(report)) + "\n")
 
     def leave(self) -> None:
@@ -115,56 +139,66 @@ class Fleet:
     def servers(self) -> list[Server]:
         """What the servers report, also such as have died without a word."""
         reports = [self._read(f"{_SERVERS}/{name}", dict) for name in self.repository.listed(_SERVERS)]
-        return [Server(**report) for report in reports if report]
+        # A server of another version may say more, or less: that is no reason to stop.
+        names = {one.name for one in fields(Server)}
+        known = [{name: value for name, value in report.items() if name in names} for report in reports]
+        return [Server(**report) for report in known if report.keys() >= names - {"shares", "refused"}]
+
+    def living(self) -> list[Server]:
+        """The servers that live. Takes until each has reported once more; who does not is forgotten."""
+        first = {server.name: server.beat for server in self.servers()}
+        self._watch(lambda server: server.beat == first.get(server.name))
+        return self.servers()
 
     def announced(self) -> str | None:
         """The release that every server shall load."""
         name = self.repository.read(_NEXT)
         return check_name(name.strip()) if name else None
 
-    def wait_loaded(self, release: str, timeout_s: float, dead_s: float) -> None:
-        """Waits until every other server that lives has loaded a release. Raises Refused, naming those that have not.
-
-        dead_s: a server whose report stays the same for so long is dead, and is forgotten.
-        """
-        others = [server for server in self.servers() if server.name != self._server]
-        if all(release in server.loaded for server in others):
+    def wait_loaded(self, release: str, timeout_s: float) -> None:
+        """Waits until every other server that lives has loaded a release. Raises Refused, naming who has not."""
+        if all(release in server.loaded for server in self.servers() if server.name != self._server):
             return
+
+        def lacks(server: Server) -> bool:
+            if release in server.refused and release not in server.loaded:
+                raise _not_loaded(f"server {server.name} refuses {release}: {server.refused[release]}")
+            return release not in server.loaded
+
         self.repository.write(_NEXT, release + "\n")
         try:
-            self._wait_loaded(release, timeout_s, dead_s)
+            late = self._watch(lacks, timeout_s)
         finally:
-            self.repository.remove(_NEXT)
+            if self.announced() == release:  # not what another has announced meanwhile
+                self.repository.remove(_NEXT)
+        if late:
+            raise _not_loaded(f"{', '.join(late)} did not load {release} within {timeout_s:g} s; nothing was changed")
 
-    def _wait_loaded(self, release: str, timeout_s: float, dead_s: float) -> None:
+    def wait_serving(self, active: str, shares: Mapping[str, float], timeout_s: float) -> list[str]:
+        """Waits until every server that lives serves what the repository says; names those that do not in time."""
+        return self._watch(lambda server: (server.active, server.shares) != (active, shares), timeout_s)
+
+    def _watch(self, waits_for: Callable[[Server], bool], timeout_s: float = math.inf) -> list[str]:
+        """Looks until no other server that lives is waited for; names those that still are in the end.
+
+        A server whose report stays the same for too long is dead: it is forgotten.
+        """
         start = time.monotonic()
         seen: dict[str, tuple[int, float]] = {}  # the last beat of a server, and since when
         while True:
             now = time.monotonic()
             late = []
             for server in self.servers():
-                if server.name == self._server or release in server.loaded:
+                if server.name == self._server or not waits_for(server):
                     continue
-                if release in server.refused:
-                    raise Refused(
-                        Reason.RELEASE_NOT_LOADED,
-                        f"server {server.name} refuses it: {server.refused[release]}",
-                        "release",
-                    )
                 beat, since = seen.get(server.name, (-1, now))
                 seen[server.name] = (server.beat, since if beat == server.beat else now)
-                if now - seen[server.name][1] >= dead_s:
+                if now - seen[server.name][1] >= _DEAD_AFTER * server.every_s:
                     self.repository.remove(f"{_SERVERS}/{server.name}")
                 else:
                     late.append(server.name)
-            if not late:
-                return
-            if now - start > timeout_s:
-                raise Refused(
-                    Reason.RELEASE_NOT_LOADED,
-                    f"{', '.join(late)} did not load {release} within {timeout_s:g} s; nothing was changed",
-                    "release",
-                )
+            if not late or now - start > timeout_s:
+                return late
             time.sleep(_LOOK_S)
 
     def _read(self, name: str, kind: type) -> Any:
@@ -174,3 +208,16 @@ class Fleet:
         except ValueError:
             value = None
         return value if isinstance(value, kind) else kind()
+
+
+def check_shares(shares: Mapping[str, float]) -> None:
+    """Raises Refused when these cannot be shares of the traffic: each from 0 to 1, their sum 1."""
+    for name, share in shares.items():
+        if not math.isfinite(share) or not 0 <= share <= 1:
+            raise Refused(Reason.VALUE_NOT_FINITE, f"the share of {name} is {share!r}, not from 0 to 1", "shares")
+    if shares and abs(math.fsum(shares.values()) - 1) > 1e-9:
+        raise Refused(Reason.FIELD_CONFLICT, f"the shares sum to {math.fsum(shares.values()):g}, not 1", "shares")
+
+
+def _not_loaded(message: str) -> Refused:
+    return Refused(Reason.RELEASE_NOT_LOADED, message, "release")

@@ -133,6 +133,11 @@ class Manifest:
             raise ReleaseRefused(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
         return cls.from_json(read_json(path))
 
+    @classmethod
+    def parse(cls, text: str) -> Manifest:
+        """Reads and checks what `release.json` holds."""
+        return cls.from_json(parse_json(text, MANIFEST))
+
     def dump(self, folder: Path) -> None:
         (folder / MANIFEST).write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")
 
@@ -140,13 +145,22 @@ class Manifest:
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises ReleaseRefused, naming the file, when it is missing or no JSON."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except FileNotFoundError:
         raise ReleaseRefused(f"{path.name} is missing") from None
     except OSError as error:
         raise ReleaseRefused(f"{path.name} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         raise ReleaseRefused(f"{path.name} is not JSON: {error}") from None
+    return parse_json(text, path.name)
+
+
+def parse_json(text: str, name: str) -> Any:
+    """What a text holds. Raises ReleaseRefused, naming its file, when it is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ReleaseRefused(f"{name} is not JSON: {error}") from None
 
 
 def file_entry(path: Path) -> FileEntry:

@@ -1,19 +1,27 @@
 """Where releases are kept: folders of files, and beside them a few small texts that say what is to be served.
 
-This is all that the fleet and the switch know of the place, so that it can be a folder or an object store.
+This is all that the fleet and the switch know of the place, so that it can be a folder or an object store:
+
+    a folder        used as it is                      LocalRepository, here
+    an fsspec URL   fetched to this machine's cache    FsspecRepository, in repository_fsspec
 """
 
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from twotower_server.errors import ReleaseRefused
+from twotower_server.config import ConfigError
+from twotower_server.errors import ExtraMissing, ReleaseRefused
 from twotower_server.release import durable
-from twotower_server.release.format import MANIFEST, check_name
+from twotower_server.release.format import MANIFEST, Manifest, check_name
+from twotower_server.release.transfer import copy_files
+
+ACTIVE = "active"
 
 
 class Repository(Protocol):
@@ -23,7 +31,26 @@ class Repository(Protocol):
         """Names of the releases, sorted."""
 
     def local(self, release: str) -> Path:
-        """The release's folder on this machine, fetched where it is elsewhere. Raises ReleaseRefused when absent."""
+        """The release's folder on this machine, fetched where it is elsewhere. It stays until `use` leaves it out.
+
+        Raises ReleaseRefused when there is none, or it is not what its manifest says.
+        """
+
+    def present(self, release: str) -> Path | None:
+        """The release's folder when it is on this machine already."""
+
+    def use(self, releases: Collection[str]) -> None:
+        """Says which of the releases that `local` gave are still in use; copies of the others may go."""
+
+    def add(self, folder: Path, on_file: Callable[[], None]) -> None:
+        """Copies a release from a folder of its name, each file checked; no release is there until it is whole.
+
+        on_file: called for each file that is copied. Raises ReleaseRefused when it is not what its manifest says, or
+        another release has its name. What is there already is left as it is.
+        """
+
+    def delete(self, release: str) -> None:
+        """Removes a release: first what makes it one."""
 
     def read(self, name: str) -> str | None:
         """A small text; None when there is none."""
@@ -56,18 +83,36 @@ class LocalRepository:
         return sorted(name for name in found if not name.startswith("~"))
 
     def local(self, release: str) -> Path:
-        folder = self.folder / check_name(release)
-        if not (folder / MANIFEST).is_file():
-            raise ReleaseRefused(f"{self} has no release {release}; it has {', '.join(self.names()) or 'none'}")
+        folder = self.present(check_name(release))
+        if folder is None:
+            raise no_release(release, self.names())
         return folder
+
+    def present(self, release: str) -> Path | None:
+        folder = self.folder / release
+        return folder if (folder / MANIFEST).is_file() else None
+
+    def use(self, releases: Collection[str]) -> None:
+        """Nothing was fetched, nothing goes."""
+
+    def add(self, folder: Path, on_file: Callable[[], None]) -> None:
+        manifest = manifest_to_add(self, folder)
+        if manifest is None:
+            return
+        with durable.new_folder(self.folder / manifest.release) as new:
+            copy_files(manifest, lambda name: (folder / name).open("rb"), lambda name: (new / name).open("wb"), on_file)
+            shutil.copyfile(folder / MANIFEST, new / MANIFEST)
+
+    def delete(self, release: str) -> None:
+        durable.remove_folder(self.folder / check_name(release))
 
     def read(self, name: str) -> str | None:
         try:
             return (self.folder / name).read_text("utf-8")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except UnicodeDecodeError:
-            raise ReleaseRefused(f"{self.folder / name} is not text") from None
+            raise ReleaseRefused(f"{name} is not text") from None
 
     def write(self, name: str, text: str) -> None:
         durable.write_text(self.folder / name, text)
@@ -84,3 +129,58 @@ class LocalRepository:
         with (self.folder / "~lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def open_repository(location: Path | str, data: Path, keep_fetched: int) -> Repository:
+    """The repository at a folder, or at a URL of any file system of fsspec.
+
+    data: this machine's own folder, where copies of fetched releases go. keep_fetched: so many stay beside those in
+    use. Raises ReleaseRefused when there is no such folder, ConfigError for what is no such URL, ExtraMissing when it
+    needs a package that is not installed, OSError.
+    """
+    if isinstance(location, Path):
+        if not location.is_dir():
+            raise ReleaseRefused(f"{location} is no folder; name the folder of releases by --releases")
+        return LocalRepository(location)
+    try:
+        from twotower_server.release.repository_cache import ReleaseCache
+        from twotower_server.release.repository_fsspec import FsspecRepository
+
+        return FsspecRepository(location, ReleaseCache(data / "fetched", keep_fetched))
+    except ImportError as error:
+        raise ExtraMissing(
+            f"releases at a URL need fsspec and the package of their kind of store ({error}): "
+            'pip install "twotower[remote]" s3fs'
+        ) from None
+    except ValueError as error:
+        raise ConfigError(f"--releases: {error}; name a folder, or a URL such as s3://bucket/releases") from None
+
+
+def read_manifest(repository: Repository, release: str) -> Manifest:
+    """The manifest of a release, without fetching the rest. Raises ReleaseRefused."""
+    return Manifest.parse(manifest_text(repository, release))
+
+
+def manifest_text(repository: Repository, release: str) -> str:
+    """What makes a folder a release. Raises ReleaseRefused when there is none."""
+    text = repository.read(f"{check_name(release)}/{MANIFEST}")
+    if text is None:
+        raise no_release(release, repository.names())
+    return text
+
+
+def manifest_to_add(repository: Repository, folder: Path) -> Manifest | None:
+    """The manifest of a release that shall be added; None when it is there already. Raises ReleaseRefused."""
+    manifest = Manifest.load(folder)
+    if manifest.release not in repository.names():
+        return manifest
+    if read_manifest(repository, manifest.release) == manifest:
+        return None
+    raise ReleaseRefused(
+        f"{repository} has another release {manifest.release}; releases never change, build it under another name"
+    )
+
+
+def no_release(release: str, names: Sequence[str]) -> ReleaseRefused:
+    """names: those that there are."""
+    return ReleaseRefused(f"there is no release {release}; there are {', '.join(names[-20:]) or 'none'}")

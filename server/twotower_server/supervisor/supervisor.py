@@ -17,8 +17,7 @@ from typing import Any
 from twotower_server.config import Address, Config, ConfigError, flag
 from twotower_server.errors import Reason, Refused, ReleaseRefused, TwoTowerError
 from twotower_server.release.fleet import Fleet
-from twotower_server.release.format import MANIFEST
-from twotower_server.release.repository import LocalRepository
+from twotower_server.release.repository import Repository, open_repository
 from twotower_server.release.stamp import is_stamped
 from twotower_server.supervisor.board import Board
 from twotower_server.supervisor.errors import NoRelease, WorkerFailed
@@ -60,22 +59,25 @@ def serve(config: Config, on_serving: Callable[[Serving], None], *, worker: str 
     Raises NoRelease, ReleaseRefused, PortTaken, ConfigError or WorkerFailed with the reason.
     """
     _check_tls(config)
-    release = _release_to_serve(config.releases)
+    repository, release = _release_to_serve(config)
     with Port(config.listen) as port, server_folder(config.data) as folder:
-        return asyncio.run(Supervisor(config, release, port.address, folder, worker).run(on_serving))
+        return asyncio.run(Supervisor(config, repository, release, port.address, folder, worker).run(on_serving))
 
 
-def _release_to_serve(releases: Path) -> str:
-    if not releases.is_dir():
-        raise NoRelease(f"{releases} is no folder; name the folder of releases by --releases")
+def _release_to_serve(config: Config) -> tuple[Repository, str]:
     try:
-        release = Fleet(LocalRepository(releases)).active()
+        repository = open_repository(config.releases, config.data, config.keep_fetched)
+        release, names = Fleet(repository).active(), repository.names()
     except ReleaseRefused as error:
         raise NoRelease(str(error)) from None
-    if not (releases / release / MANIFEST).is_file():
-        names = ", ".join(LocalRepository(releases).names()) or "none"
-        raise NoRelease(f"the active release {release} is not in {releases}, which has {names}; activate one of these")
-    return release
+    except OSError as error:
+        raise TwoTowerError(f"the releases cannot be read: {error}") from None
+    if release not in names:
+        raise NoRelease(
+            f"the active release {release} is not in {repository}, which has {', '.join(names) or 'none'}; "
+            "activate one of these"
+        )
+    return repository, release
 
 
 def _check_tls(config: Config) -> None:
@@ -101,7 +103,9 @@ def _check_tls(config: Config) -> None:
 class Supervisor:
     """Keeps `config.workers` workers on one port, all of them on what the switch says."""
 
-    def __init__(self, config: Config, release: str, address: Address, folder: Path, worker: str) -> None:
+    def __init__(
+        self, config: Config, repository: Repository, release: str, address: Address, folder: Path, worker: str
+    ) -> None:
         """release: to serve first. folder: that the processes of this server share. worker: entry of the workers."""
         self._config = config
         self._release = release
@@ -114,7 +118,7 @@ class Supervisor:
         self._stopping = False
         self._verifying = asyncio.Lock()
         self._answering: set[asyncio.Task[None]] = set()
-        self._fleet = Fleet(LocalRepository(config.releases), f"{socket.gethostname()}-{address.port}")
+        self._fleet = Fleet(repository, f"{socket.gethostname()}-{address.port}", config.follow_s)
         page = Page(folder / "page", create=True)
         self._board = Board(folder / "board", config.workers, create=True)
         self._switch = Switch(config, self._fleet, folder, page, self._board, self._verify)

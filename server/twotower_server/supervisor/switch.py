@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from twotower_server.config import Config
 from twotower_server.errors import Reason, Refused, TwoTowerError
-from twotower_server.release.fleet import Fleet, Server
+from twotower_server.release.fleet import Fleet, Server, check_shares
 from twotower_server.supervisor.board import COLUMNS, Board
 from twotower_server.supervisor.generation import Generation, Loaded, refusal_path
 from twotower_server.supervisor.page import Page
@@ -29,8 +28,6 @@ from twotower_server.supervisor.page import Page
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.005
-# Looks at the releases folder that a server of the fleet may miss before it is taken for dead.
-_DEAD_AFTER = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +125,7 @@ class Switch:
             self._check_loaded(release)
             if release == before.active and not before.shares:
                 return before.active
-            dead_s = _DEAD_AFTER * self._config.follow_s
-            await asyncio.to_thread(self._fleet.wait_loaded, release, self._config.fleet_timeout_s, dead_s)
+            await asyncio.to_thread(self._fleet.wait_loaded, release, self._config.fleet_timeout_s)
             generation = replace(before, active=release, shares={})
             await self._publish(generation, lambda: self._fleet.activate(release, before.active))
             log.info("activated release %s; before it %s was active", release, before.active)
@@ -157,12 +153,9 @@ class Switch:
 
     async def split(self, shares: Mapping[str, float]) -> Mapping[str, float]:
         """Splits the traffic between loaded releases; returns the shares that apply then."""
-        for name, share in shares.items():
+        for name in shares:
             self._check_loaded(name, "shares")
-            if not math.isfinite(share) or not 0 <= share <= 1:
-                raise Refused(Reason.VALUE_NOT_FINITE, f"the share of {name} is {share!r}, not from 0 to 1", "shares")
-        if shares and abs(math.fsum(shares.values()) - 1) > 1e-9:
-            raise Refused(Reason.FIELD_CONFLICT, f"the shares sum to {math.fsum(shares.values()):g}, not 1", "shares")
+        check_shares(shares)
         async with self._lock:
             for name in shares:
                 self._check_loaded(name, "shares")
@@ -200,7 +193,7 @@ class Switch:
                 await self._publish(replace(before, active=active, shares=shares))
                 log.info("activated release %s, as the releases folder says", active)
         after = self.generation
-        await asyncio.to_thread(self._fleet.report, after.active, list(after.loaded), dict(self._refused))
+        await asyncio.to_thread(self._fleet.report, after.active, after.shares, list(after.loaded), dict(self._refused))
 
     def _wanted(self) -> tuple[str | None, str, dict[str, float]]:
         """What the repository says: the release to load, the active one, the shares."""
@@ -260,7 +253,7 @@ class Switch:
         self._columns[release] = column
         return Loaded(str(folder), column)
 
-    async def _publish(self, generation: Generation, commit: Callable[[], None] = lambda: None) -> None:
+    async def _publish(self, generation: Generation, commit: Callable[[], object] = lambda: None) -> None:
         """Steps 1 to 3. The lock is held. Raises Refused when a worker cannot follow; nothing has changed then."""
         before = self.generation
         self._number += 1

@@ -1,0 +1,269 @@
+"""What servers and commands tell each other beside the releases; the servers here are threads that report."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from twotower_server.errors import Reason, Refused, ReleaseRefused
+from twotower_server.release.fleet import Fleet, check_shares
+from twotower_server.release.repository import LocalRepository
+
+# A server that reports so often is dead after a tenth of a second.
+EVERY_S = 0.02
+LONG_S = 60.0
+
+Loads = Callable[[str], bool]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of releases that have nothing but a manifest, and of what is no release."""
+    for name in ("b", "a", "c", "~building-d"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "release.json").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    return tmp_path
+
+
+@pytest.fixture
+def fleet(folder: Path) -> Fleet:
+    """A command's view of the folder."""
+    return Fleet(LocalRepository(folder))
+
+
+@contextmanager
+def server(folder: Path, name: str, loads: Loads = lambda release: True, refuses: str = "") -> Iterator[None]:
+    """A server that serves `a` at first, loads what is announced where `loads` says so, and follows the pointer."""
+    fleet = Fleet(LocalRepository(folder), name, EVERY_S)
+    loaded, stop = {"a"}, threading.Event()
+
+    def look() -> None:
+        active = "a"
+        while not stop.wait(EVERY_S):
+            announced, wanted = fleet.announced(), fleet.active()
+            loaded.update(name for name in (announced, wanted) if name and loads(name))
+            active = wanted if wanted in loaded else active
+            fleet.report(active, fleet.shares(active), loaded, {refuses: "it is broken"} if refuses else {})
+
+    fleet.report("a", {}, loaded, {})
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        fleet.leave()
+
+
+@pytest.fixture
+def start(folder: Path, fleet: Fleet) -> Iterator[Callable[..., None]]:
+    """Starts servers of the folder, whose active release is `a`."""
+    fleet.activate("a")
+    with ExitStack() as servers:
+        yield lambda *arguments, **options: servers.enter_context(server(folder, *arguments, **options))
+
+
+# ---- the pointer
+
+
+def test_names_are_those_of_whole_releases(folder: Path) -> None:
+    assert LocalRepository(folder).names() == ["a", "b", "c"]
+    assert LocalRepository(folder / "nowhere").names() == []
+
+
+def test_a_release_is_made_active_and_replaced(fleet: Fleet) -> None:
+    assert fleet.activate("a") == ""
+    assert fleet.active() == "a"
+    assert fleet.activate("b") == "a"
+    assert fleet.active() == "b"
+
+
+def test_only_a_release_that_is_there_becomes_active(fleet: Fleet, folder: Path) -> None:
+    for name in ("d", "empty", "file"):
+        with pytest.raises(ReleaseRefused, match=f"there is no release {name}; there are a, b, c"):
+            fleet.activate(name)
+    for name in ("~building-d", "../a", "active"):
+        with pytest.raises(ReleaseRefused, match="cannot name a release"):
+            fleet.activate(name)
+    assert not (folder / "active").exists()
+
+
+def test_nothing_moves_when_another_release_is_active_by_now(fleet: Fleet) -> None:
+    fleet.activate("a", expected="")
+    fleet.activate("b", expected="a")
+    with pytest.raises(Refused, match="the active release is b by now, not a") as refused:
+        fleet.activate("c", expected="a")
+    assert refused.value.reason == Reason.RELEASE_MISMATCH
+    assert fleet.active() == "b"
+
+
+def test_without_one_it_is_said_what_to_do(
+    fleet: Fleet, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with pytest.raises(ReleaseRefused, match=f"one of a, b, c: twotower release activate c --releases {folder}"):
+        fleet.active()
+    empty = tmp_path_factory.mktemp("empty")
+    with pytest.raises(ReleaseRefused, match=f"build one: twotower release build --activate --releases {empty}"):
+        Fleet(LocalRepository(empty)).active()
+
+
+@pytest.mark.parametrize("content", [b"", b"../a\n", b"A B\n", b"a\nb\n"])
+def test_what_is_no_name_is_refused(fleet: Fleet, folder: Path, content: bytes) -> None:
+    (folder / "active").write_bytes(content)
+    with pytest.raises(ReleaseRefused, match="cannot name a release"):
+        fleet.active()
+
+
+def test_what_cannot_be_read_or_written(fleet: Fleet, folder: Path) -> None:
+    (folder / "active").write_bytes(b"\xff")
+    with pytest.raises(ReleaseRefused, match="active is not text"):
+        fleet.active()
+    (folder / "active").unlink()
+    (folder / "active").mkdir()
+    with pytest.raises(IsADirectoryError):
+        fleet.active()
+    with pytest.raises(IsADirectoryError):
+        fleet.activate("a")
+
+
+def test_the_release_before_is_the_last_that_was_active_and_is_still_there(fleet: Fleet, folder: Path) -> None:
+    assert fleet.previous("a") is None
+    for name in ("a", "b", "b", "c"):
+        fleet.activate(name)
+    assert fleet.previous("c") == "b"
+    (folder / "b" / "release.json").unlink()
+    assert fleet.previous("c") == "a"
+    (folder / "~history").write_text("no JSON")
+    assert fleet.previous("c") is None
+    assert fleet.activate("a") == "c"
+    assert fleet.previous("a") == "c"
+
+
+def test_the_history_is_bounded(fleet: Fleet, folder: Path) -> None:
+    for name in 30 * ("a", "b"):
+        fleet.activate(name)
+    assert len(json.loads((folder / "~history").read_text())) == 20
+
+
+# ---- the split
+
+
+def test_a_split_ends_with_its_active_release(fleet: Fleet) -> None:
+    fleet.activate("a")
+    fleet.set_shares("a", {"a": 0.75, "b": 0.25})
+    assert fleet.shares("a") == {"a": 0.75, "b": 0.25}
+    assert fleet.shares("b") == {}
+    fleet.activate("b")
+    fleet.activate("a")
+    assert fleet.shares("a") == {}
+    fleet.set_shares("a", {"b": 1.0})
+    fleet.set_shares("a", {})
+    assert fleet.shares("a") == {}
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ({"a": 0.5, "b": 0.4}, "the shares sum to 0.9, not 1"),
+        ({"a": 1.5, "b": -0.5}, "the share of a is 1.5, not from 0 to 1"),
+        ({"a": float("nan")}, "the share of a is nan"),
+    ],
+)
+def test_what_cannot_be_shares(shares: dict[str, float], message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        check_shares(shares)
+    check_shares({})
+    check_shares({f"r{i}": 0.1 for i in range(10)})
+
+
+# ---- the servers
+
+
+def test_without_servers_nothing_is_waited_for(fleet: Fleet, folder: Path) -> None:
+    fleet.wait_loaded("b", 0.0)
+    assert fleet.wait_serving("b", {}, 0.0) == []
+    assert sorted(os.listdir(folder)) == ["a", "b", "c", "empty", "file", "~building-d"]
+
+
+def test_servers_load_what_is_announced_and_follow_the_pointer(fleet: Fleet, start: Callable[..., None]) -> None:
+    start("one")
+    start("two")
+    assert [server.name for server in fleet.servers()] == ["one", "two"]
+    fleet.wait_loaded("b", LONG_S)
+    assert all("b" in server.loaded and server.active == "a" for server in fleet.servers())
+    assert fleet.announced() is None
+    fleet.activate("b", "a")
+    assert fleet.wait_serving("b", {}, LONG_S) == []
+    assert all(server.active == "b" for server in fleet.servers())
+
+
+def test_a_split_is_followed(fleet: Fleet, start: Callable[..., None]) -> None:
+    start("one")
+    fleet.set_shares("a", {"a": 0.5, "b": 0.5})
+    assert fleet.wait_serving("a", {"a": 0.5, "b": 0.5}, LONG_S) == []
+
+
+def test_who_does_not_load_in_time_is_named(fleet: Fleet, start: Callable[..., None]) -> None:
+    start("one")
+    start("two", loads=lambda release: False)
+    with pytest.raises(Refused, match=r"^RELEASE_NOT_LOADED: two did not load b within 0.2 s; nothing was changed"):
+        fleet.wait_loaded("b", 0.2)
+    assert fleet.announced() is None
+    fleet.activate("b")
+    assert fleet.wait_serving("b", {}, 0.2) == ["two"]
+
+
+def test_who_refuses_is_named_with_the_reason(fleet: Fleet, start: Callable[..., None]) -> None:
+    start("one", loads=lambda release: False, refuses="b")
+    with pytest.raises(Refused, match="server one refuses b: it is broken"):
+        fleet.wait_loaded("b", LONG_S)
+
+
+def test_a_server_that_died_without_a_word_is_forgotten(fleet: Fleet, folder: Path, start: Callable[..., None]) -> None:
+    start("one")
+    Fleet(LocalRepository(folder), "dead", EVERY_S).report("a", {}, ["a"], {})
+    fleet.wait_loaded("b", LONG_S)
+    assert [server.name for server in fleet.servers()] == ["one"]
+
+
+def test_who_lives_is_found_out(fleet: Fleet, folder: Path, start: Callable[..., None]) -> None:
+    assert fleet.living() == []
+    start("one")
+    Fleet(LocalRepository(folder), "dead", EVERY_S).report("a", {}, ["a"], {})
+    assert [server.name for server in fleet.living()] == ["one"]
+    assert os.listdir(folder / "~servers") == ["one"]
+
+
+def test_reports_of_other_versions_are_read(fleet: Fleet, folder: Path) -> None:
+    Fleet(LocalRepository(folder), "one").report("a", {"a": 1.0}, ["a"], {})
+    report = json.loads((folder / "~servers" / "one").read_text())
+    del report["shares"]
+    (folder / "~servers" / "two").write_text(json.dumps({**report, "name": "two", "zones": ["north"]}))
+    (folder / "~servers" / "three").write_text("{}")
+    (folder / "~servers" / "four").write_text("half a rep")
+    assert [server.name for server in fleet.servers()] == ["one", "two"]
+
+
+def test_an_announcement_of_another_is_left_alone(fleet: Fleet, folder: Path, start: Callable[..., None]) -> None:
+    start("one", loads=lambda release: False)
+
+    def announce() -> None:
+        while fleet.announced() != "b":
+            pass
+        (folder / "~next").write_text("c\n")
+
+    other = threading.Thread(target=announce)
+    other.start()
+    with pytest.raises(Refused):
+        fleet.wait_loaded("b", 0.3)
+    other.join()
+    assert fleet.announced() == "c"
