@@ -17,8 +17,9 @@ from tests.conftest import ITEMS
 from tests.supervisor.running import Server
 from twotower_server.cli.exit_code import ExitCode
 from twotower_server.cli.main import main
-from twotower_server.release.active import active_release
+from twotower_server.release.fleet import Fleet
 from twotower_server.release.format import FILES, MANIFEST
+from twotower_server.release.repository import LocalRepository
 
 Release = Callable[..., tuple[int, str, str]]
 StartServer = Callable[..., Server]
@@ -80,7 +81,7 @@ def test_build_says_what_it_built_and_what_to_do_next(build: Release, own: Path)
         f"Activate it: twotower release activate books-1 --releases {own}\n"
     )
     assert "embedding items" in err, "progress"
-    assert active_release(own) == "dot"
+    assert Fleet(LocalRepository(own)).active() == "dot"
     assert sorted(os.listdir(own / "books-1")) == sorted([MANIFEST, *FILES])
 
 
@@ -88,7 +89,7 @@ def test_build_activates_and_names_by_the_time(build: Release, own: Path) -> Non
     before = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     code, out, _ = build("--activate")
     assert code == ExitCode.OK
-    name = active_release(own)
+    name = Fleet(LocalRepository(own)).active()
     built = datetime.datetime.strptime(name, "%Y%m%d-%H%M%S").replace(tzinfo=datetime.UTC)
     assert before <= built <= datetime.datetime.now(datetime.UTC)
     assert f"Built {name}: " in out
@@ -110,7 +111,8 @@ def test_build_names_the_row_of_a_broken_table(build: Release, own: Path, tmp_pa
     last = err.splitlines()[-1]
     assert last == "twotower release: items.csv: row 2, column item_price: 'dear' is not a number"
     assert "Traceback" not in err
-    assert sorted(os.listdir(own)) == ["active", "cosine", "dot"]
+    assert LocalRepository(own).names() == ["cosine", "dot"]
+    assert not (own / "r1").exists()
 
 
 @pytest.mark.parametrize(
@@ -173,7 +175,7 @@ def test_list_of_nothing(release: Release, tmp_path: Path) -> None:
     code, out, _ = release("list", "--releases", tmp_path / "none")
     assert code == ExitCode.OK
     assert "has no releases; build one: twotower release build" in out
-    assert answered(release("list", "--releases", tmp_path / "none", "--json")) == {"releases": []}
+    assert answered(release("list", "--releases", tmp_path / "none", "--json")) == {"releases": [], "servers": []}
     code, _, err = release("list", "--releases", tmp_path / "nowhere")
     assert code == ExitCode.NO_RELEASE
     assert "nowhere is no folder; name the folder of releases by --releases" in err
@@ -320,11 +322,14 @@ def test_a_data_folder_that_cannot_be_written(release: Release, tmp_path: Path) 
 # ---- activate
 
 
-def test_activate_names_the_release_to_serve(release: Release, own: Path) -> None:
-    code, out, _ = release("activate", "cosine")
-    assert code == ExitCode.OK
-    assert out.startswith(f"cosine is now the active release of {own}: ")
-    assert active_release(own) == "cosine"
+def test_activate_without_servers(release: Release, own: Path) -> None:
+    code, out, err = release("activate", "cosine")
+    assert (code, err) == (ExitCode.OK, "")
+    assert out == (
+        "cosine is the active release now; before it was dot\n"
+        "No server follows this place; those that start will serve it\n"
+    )
+    assert Fleet(LocalRepository(own)).active() == "cosine"
 
 
 @pytest.mark.parametrize("command", ["activate", "inspect", "verify"])
@@ -335,7 +340,7 @@ def test_a_release_that_is_not_there(release: Release, own: Path, command: str) 
     code, _, err = release(command, "../dot")
     assert code == ExitCode.NO_RELEASE
     assert "'../dot' cannot name a release" in err
-    assert active_release(own) == "dot"
+    assert Fleet(LocalRepository(own)).active() == "dot"
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify"])
@@ -351,7 +356,7 @@ def test_a_broken_release_does_not_become_active(release: Release, own: Path) ->
     code, _, err = release("activate", "cosine")
     assert code == ExitCode.RELEASE_REFUSED
     assert "release.json has format None" in err
-    assert active_release(own) == "dot"
+    assert Fleet(LocalRepository(own)).active() == "dot"
 
 
 # ---- help

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,24 +16,31 @@ from twotower_server.cli.console import print_json, stdout
 from twotower_server.features.schema import Feature, Schema, TowerSchema
 from twotower_server.index.base import IndexEntry
 from twotower_server.items.catalog import Catalog
+from twotower_server.release.fleet import Server
 from twotower_server.release.format import Manifest
 from twotower_server.release.verify import Check
 
 _SHOWN_VALUES = 5
+_SILENT_BEATS = 5
+_CLOCKS_DIFFER_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A release of a folder. verified: on this machine. manifest: None when refused; `refusal` says why."""
+    """A release of a folder.
+
+    share: of the traffic. verified: on this machine. manifest: None when refused; `refusal` says why.
+    """
 
     release: str
     active: bool
+    share: float
     verified: bool
     manifest: Manifest | None
     refusal: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        shown = {"release": self.release, "active": self.active, "verified": self.verified}
+        shown = {"release": self.release, "active": self.active, "share": self.share, "verified": self.verified}
         if self.manifest is None:
             return {**shown, "refusal": self.refusal}
         return {**shown, "manifest": self.manifest.to_json()}
@@ -46,22 +55,47 @@ def show_built(manifest: Manifest, releases: Path, *, active: bool, as_json: boo
     print(f"{'Serve' if active else 'Activate'} it: twotower {command}")
 
 
-def show_list(listed: Sequence[Listed], releases: Path, *, as_json: bool) -> None:
-    """The releases of a folder, one a line."""
+def show_list(listed: Sequence[Listed], servers: Sequence[Server], place: str, *, as_json: bool) -> None:
+    """The releases of a place, one a line, then what is remarkable about its servers."""
     if as_json:
-        return print_json({"releases": [release.to_json() for release in listed]})
+        return print_json(
+            {"releases": [release.to_json() for release in listed], "servers": [asdict(server) for server in servers]}
+        )
     if not listed:
-        return print(f"{releases} has no releases; build one: twotower release build --releases {releases}")
-    table = _table("release", "state", "created", "items", "index", "recall")
+        return print(f"{place} has no releases; build one: twotower release build --releases {place}")
+    # Most folders have no split, and many no server.
+    split = any(0 < release.share < 1 for release in listed)
+    columns = ["release", "state", *(["share"] if split else []), "created", "items", "index", "recall"]
+    table = _table(*columns, *(["loaded by"] if servers else []))
     for release in listed:
         manifest = release.manifest
         states = {"active": release.active, "verified": release.verified, "refused": manifest is None}
         cells = [release.release, ", ".join(name for name, holds in states.items() if holds)]
-        if manifest is not None:
+        if split:
+            cells.append(f"{release.share:.1%}" if release.share else "")
+        if manifest is None:
+            cells += [""] * 4
+        else:
             index = manifest.index
             cells += [manifest.created[:10], f"{manifest.items:,}", index.kind, f"{index.recall:.3f}"]
+        if servers:
+            cells.append(", ".join(server.name for server in servers if release.release in server.loaded))
         table.add_row(*cells)
     stdout().print(table)
+    active = next((release.release for release in listed if release.active), "")
+    for line in _remarks(servers, active):
+        stdout().print(line, soft_wrap=True)
+
+
+def _remarks(servers: Sequence[Server], active: str) -> Iterator[str]:
+    for server in servers:
+        silent_s = time.time() - server.written
+        if silent_s > max(_SILENT_BEATS * server.every_s, _CLOCKS_DIFFER_S):
+            yield f"{server.name} has been silent for {datetime.timedelta(seconds=round(silent_s))}"
+        elif server.active != active:
+            yield f"{server.name} serves {server.active}"
+        for release, reason in server.refused.items():
+            yield f"{server.name} refuses {release}: {reason}"
 
 
 def show_release(listed: Listed, schema: Schema, catalog: Catalog, *, as_json: bool) -> None:
