@@ -11,7 +11,8 @@ import pytest
 from twotower_server.config import ConfigError
 from twotower_server.features.schema import Transform
 from twotower_server.train import config as config_module
-from twotower_server.train.config import DataConfig, ModelConfig, TrainingConfig, VocabularyRule, load_config
+from twotower_server.train.config import DataConfig, ModelConfig, TrainingConfig, load_config
+from twotower_server.train.feature import VocabularyRule
 
 BASE = """
 [data]

@@ -21,11 +21,13 @@ from twotower_server.features.encode import Encoder
 from twotower_server.features.row import Row, Strings
 from twotower_server.features.schema import Feature, Missing, TowerSchema
 from twotower_server.features.table import feature_rows, read_batches
+from twotower_server.release import durable
 from twotower_server.release.build import Recipe, build_release
 from twotower_server.release.model import Model
 from twotower_server.train import export, run
 from twotower_server.train.config import ModelConfig, TrainConfig, load_config
 from twotower_server.train.errors import TrainingFailed
+from twotower_server.train.folder import Metrics
 from twotower_server.train.inputs import Inputs
 from twotower_server.train.model import Tower
 
@@ -38,12 +40,12 @@ class Shop(Protocol):
 
 
 @pytest.fixture(scope="module")
-def trained(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, run.Metrics]:
+def trained(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Metrics]:
     out = tmp_path_factory.mktemp("model") / "m1"
     return out, run.train(load_config(shop.config), out, lambda line: None)
 
 
-def test_it_learns_the_tastes(trained: tuple[Path, run.Metrics]) -> None:
+def test_it_learns_the_tastes(trained: tuple[Path, Metrics]) -> None:
     metrics = trained[1]
     # A user takes one kind of four, 30 items: knowing it finds every third, popularity a quarter of that.
     assert metrics.recall["10"] > 1.8 * metrics.popularity_recall["10"]
@@ -51,7 +53,7 @@ def test_it_learns_the_tastes(trained: tuple[Path, run.Metrics]) -> None:
 
 
 def test_the_model_folder_is_what_releases_are_built_from(
-    trained: tuple[Path, run.Metrics], shop: Shop, tmp_path: Path
+    trained: tuple[Path, Metrics], shop: Shop, tmp_path: Path
 ) -> None:
     model = Model.open(trained[0])
     assert model.dimension == 8 and model.similarity == "cosine" and model.calibration.scale > 0
@@ -71,7 +73,7 @@ def test_the_model_folder_is_what_releases_are_built_from(
     assert np.load(release / "vectors.npy").shape == (120, 8)
 
 
-def test_held_back_users_are_read_as_they_were_written(trained: tuple[Path, run.Metrics]) -> None:
+def test_held_back_users_are_read_as_they_were_written(trained: tuple[Path, Metrics]) -> None:
     model = Model.open(trained[0])
     assert model.users is not None
     rows = [row for batch in read_batches(model.users) for row in feature_rows(batch, model.schema.user)]
@@ -82,7 +84,7 @@ def test_held_back_users_are_read_as_they_were_written(trained: tuple[Path, run.
 
 
 @pytest.mark.parametrize("side", ["user", "item"])
-def test_graphs_obey_the_contract(side: str, trained: tuple[Path, run.Metrics]) -> None:
+def test_graphs_obey_the_contract(side: str, trained: tuple[Path, Metrics]) -> None:
     content = (trained[0] / f"{side}_tower.onnx").read_bytes()
     graph = onnx.load_from_string(content)
     assert graph.ir_version <= 10
@@ -92,7 +94,7 @@ def test_graphs_obey_the_contract(side: str, trained: tuple[Path, run.Metrics]) 
     assert str(Path(run.__file__).parent).encode() not in content
 
 
-def test_every_missing_value_can_be_served(trained: tuple[Path, run.Metrics]) -> None:
+def test_every_missing_value_can_be_served(trained: tuple[Path, Metrics]) -> None:
     model = Model.open(trained[0])
     rows = [
         Row({"user_age": 30.0}),
@@ -106,7 +108,7 @@ def test_every_missing_value_can_be_served(trained: tuple[Path, run.Metrics]) ->
         np.testing.assert_allclose(model.user_tower.run(encoder.encode([row]))[0], together[i], atol=1e-6)
 
 
-def test_the_same_seed_gives_the_same_model(trained: tuple[Path, run.Metrics], shop: Shop, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_model(trained: tuple[Path, Metrics], shop: Shop, tmp_path: Path) -> None:
     again, other = tmp_path / "again", tmp_path / "other"
     run.train(load_config(shop.config), again, lambda line: None)
     run.train(load_config(shop.config, overrides={"training": {"seed": 2}}), other, lambda line: None)
@@ -115,11 +117,28 @@ def test_the_same_seed_gives_the_same_model(trained: tuple[Path, run.Metrics], s
     assert (other / "user_tower.onnx").read_bytes() != (again / "user_tower.onnx").read_bytes()
 
 
-def test_an_existing_folder_is_kept(trained: tuple[Path, run.Metrics], shop: Shop) -> None:
+def test_an_existing_folder_is_kept(trained: tuple[Path, Metrics], shop: Shop) -> None:
     before = (trained[0] / "model.json").read_bytes()
     with pytest.raises(ReleaseRefused, match="exists already; name another folder"):
         run.train(load_config(shop.config), trained[0], lambda line: None)
     assert (trained[0] / "model.json").read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_written_costs_no_training(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    lines: list[str] = []
+    with pytest.raises(TrainingFailed, match="cannot be written: Not a directory"):
+        run.train(load_config(shop.config), tmp_path / "file" / "m", lines.append)
+    assert not lines
+
+
+def test_two_trainings_do_not_write_one_folder(shop: Shop, tmp_path: Path) -> None:
+    with (
+        durable.new_folder(tmp_path / "m") as folder,
+        pytest.raises(ReleaseRefused, match="another process is writing"),
+    ):
+        run.train(load_config(shop.config), tmp_path / "m")
+    assert folder.name != "m" and (tmp_path / "m").is_dir()
 
 
 def test_a_graph_that_differs_is_not_written(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,8 @@ from twotower_server.features.columns import Column, ColumnMapping
 from twotower_server.features.row import Row, Strings
 from twotower_server.features.schema import Feature, Missing, Side, TowerSchema
 from twotower_server.features.table import feature_rows, read_batches
-from twotower_server.train.config import DataConfig, FeatureConfig
+from twotower_server.train.config import DataConfig
+from twotower_server.train.feature import FeatureConfig
 
 Indices = NDArray[np.int64]
 

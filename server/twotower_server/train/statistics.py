@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from twotower_server.errors import ReleaseRefused
 from twotower_server.features.row import FeatureRow, Row
 from twotower_server.features.schema import SCHEMA_FORMAT, Schema, Side, Transform
-from twotower_server.train.config import FeatureConfig, TrainConfig, VocabularyRule
+from twotower_server.train.config import TrainConfig
+from twotower_server.train.feature import FeatureConfig, VocabularyRule
 
 
 def measure_schema(
