@@ -16,8 +16,10 @@ PYTHON ?=
 TOOLS := $(CURDIR)/.tools
 GO := $(TOOLS)/bin/go
 BUF := $(TOOLS)/bin/buf
+REDIS_SERVER := $(TOOLS)/bin/redis-server
 GO_MIN := 1.25
 BUF_MIN := 1.50
+REDIS_MIN := 7
 PROTOC_GEN_GO := v1.36.12
 PROTOC_GEN_GO_GRPC := v1.6.2
 GHZ := v0.93.0
@@ -50,8 +52,11 @@ run: .venv/.server ## Serve the demo release on :50051, or on LISTEN=HOST:PORT
 test: lint types lint-proto check-generated check-imports test-go test-python ## Check and test everything that needs no PyTorch
 
 .PHONY: test-python
-test-python: .venv/.dev $(GO) $(TOOLS)/bin/grpcurl ## Run the Python tests; PYTEST="-k name" passes options on
-	GO=$(GO) .venv/bin/python -m pytest $(PYTEST)
+test-python: .venv/.dev $(GO) $(TOOLS)/bin/grpcurl $(REDIS_SERVER) ## Run the Python tests; PYTEST="-k name" passes options on
+	GO=$(GO) REDIS_SERVER=$(REDIS_SERVER) .venv/bin/python -m pytest $(PYTEST)
+
+.PHONY: redis
+redis: $(REDIS_SERVER) ## Find or unpack the Redis that tests start
 
 .PHONY: test-go
 test-go: $(GO) ## Check, build and test the Go client, its stubs and examples
@@ -188,6 +193,37 @@ $(BUF): | .tools/venv/bin/python
 	fi; \
 	printf '#!/bin/sh\nexec "%s" "$$@"\n' "$$buf" >$@; \
 	chmod +x $@
+
+# Lists and packages of its own: apt-get needs no root then. Libraries that the system lacks go in beside the program.
+APT := -o Dir::State::Lists=$(TOOLS)/apt/lists -o Dir::Cache=$(TOOLS)/apt/cache -o APT::Sandbox::User=
+
+# A script that calls the Redis found: on PATH where it is new enough, else Debian's or Ubuntu's package, unpacked.
+$(REDIS_SERVER):
+	@mkdir -p $(@D)
+	@redis=$$(command -v redis-server || true); version=none; \
+	if test -n "$$redis"; then version=$$("$$redis" --version | sed 's/.* v=\([0-9.]*\).*/\1/'); fi; \
+	if test "$$version" != none && $(call newer,$$version,$(REDIS_MIN)); then \
+	  echo "Using Redis $$version ($$redis)"; \
+	  printf '#!/bin/sh\nexec "%s" "$$@"\n' "$$redis" >$@; \
+	elif command -v apt-get >/dev/null; then \
+	  echo "Unpacking Debian's Redis into .tools: on PATH is $$version, $(REDIS_MIN) is needed"; \
+	  rm -rf $(TOOLS)/apt $(TOOLS)/redis; \
+	  mkdir -p $(TOOLS)/apt/lists/partial $(TOOLS)/apt/cache/archives/partial $(TOOLS)/redis; \
+	  apt-get $(APT) -qq update; \
+	  libraries=$$(apt-cache $(APT) depends redis-tools | \
+	    sed -n '/libc6$$\|libelogind0/d; s/^ |\?  \?Depends: \(lib.*\)/\1/p'); \
+	  cd $(TOOLS)/apt && apt-get $(APT) -qq download redis-server redis-tools $$libraries; \
+	  for package in *.deb; do dpkg -x "$$package" $(TOOLS)/redis; done; \
+	  rm -rf $(TOOLS)/apt; \
+	  printf '#!/bin/sh\nLD_LIBRARY_PATH=$$(echo "%s"/lib/*/ | tr " " :) exec "%s" "$$@"\n' \
+	    $(TOOLS)/redis/usr $(TOOLS)/redis/usr/bin/redis-server >$@; \
+	else \
+	  echo 'Install Redis $(REDIS_MIN) or newer; on PATH is '"$$version" >&2; exit 1; \
+	fi; \
+	chmod +x $@
+	@version=$$($@ --version | sed 's/.* v=\([0-9.]*\).*/\1/'); \
+	$(call newer,$$version,$(REDIS_MIN)) || \
+	  { echo "The package has Redis $$version. Install $(REDIS_MIN) or newer where PATH finds it." >&2; exit 1; }
 
 $(TOOLS)/bin/.protoc-plugins: Makefile | $(GO)
 	@echo 'Building protoc-gen-go $(PROTOC_GEN_GO) and protoc-gen-go-grpc $(PROTOC_GEN_GO_GRPC) into .tools'

@@ -16,6 +16,8 @@ from twotower import v1
 from twotower_server.items.attribute import AttributeSpec
 from twotower_server.release.build import Recipe, build_release
 
+pytest_plugins = ["tests.redis.fixtures"]
+
 ITEMS = 300
 ATTRIBUTES = (
     AttributeSpec("title"),
