@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.model_folder import item_table, write_model
+from tests.orthogonal import build_orthogonal
 from tests.supervisor.running import Server
 from twotower import v1
 from twotower_server.items.attribute import AttributeSpec
@@ -49,6 +50,15 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
         recipe = Recipe(similarity, model, folder / "items.parquet", attributes=ATTRIBUTES)
         build_release(recipe, folder / "releases", activate=True)
     return folder / "releases"
+
+
+@pytest.fixture(scope="session")
+def orthogonal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the releases `left` and `right`, whose vectors are orthogonal; none is active. Do not change it."""
+    folder = tmp_path_factory.mktemp("orthogonal") / "releases"
+    for place, name in enumerate(("left", "right")):
+        build_orthogonal(name, place, folder)
+    return folder
 
 
 def _serve(releases: Path, active: str, folder: Path) -> Iterator[Running]:

@@ -48,6 +48,10 @@ async def _serve(job: Job, parent: Parent) -> None:
     async with AsyncExitStack() as started:
         try:
             await follower.prepare_current()
+            follower.join()
+            beating = asyncio.create_task(follower.beat())
+            started.callback(beating.cancel)
+            await follower.look()  # a switch that began before this worker could be waited for
         except ReleaseRefused as error:
             parent.report(Report(Event.REFUSED, str(error)))
             return
@@ -65,13 +69,13 @@ async def _serve(job: Job, parent: Parent) -> None:
             return
         # Reverse order: first no new calls and a drain, then the engine that serves them.
         started.push_async_callback(server.stop, config.grace_s)
-        listening = asyncio.create_task(parent.listen())
-        listening.add_done_callback(lambda _: os._exit(1))  # the supervisor is gone
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         await server.set_serving(True)
         parent.report(Report(Event.DONE))
-        tasks = [asyncio.create_task(coroutine) for coroutine in (stop.wait(), follower.follow(), follower.beat())]
+        listening = asyncio.create_task(parent.listen())
+        listening.add_done_callback(lambda _: os._exit(1))  # the supervisor is gone
+        tasks = [asyncio.create_task(coroutine) for coroutine in (stop.wait(), follower.follow())]
         ended, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in others:
             task.cancel()

@@ -46,7 +46,10 @@ class Releases:
         shares: Mapping[str, float] | None = None,
         count: Callable[[str, int], None] = _uncounted,
     ) -> None:
-        """shares: of the traffic, by release, sum 1; none = all to the active one. count: hears of entries served."""
+        """shares: of the traffic, by release, sum 1; none = all to the active one. count: hears of entries served.
+
+        `split` says whether users without a pin may go to another than the active release.
+        """
         self.loaded = dict(loaded)
         self.active = self.loaded[active]
         self.shares = dict(sorted((shares or {active: 1.0}).items()))
@@ -54,6 +57,7 @@ class Releases:
         # Arms by name, each up to a point of the unit interval; the last takes what rounding leaves.
         self._arms = [self.loaded[name] for name in self.shares]
         self._ends = list(accumulate(self.shares.values()))[:-1]
+        self.split = self._arms != [self.active]
 
     def now(self) -> Releases:
         """Itself: what never switches is a source, too."""
@@ -95,14 +99,9 @@ class Releases:
         self._count(snapshot.release, entries)
         return snapshot
 
-    @property
-    def split(self) -> bool:
-        """Whether entries without a pin may go to different releases."""
-        return bool(self._ends)
-
     def _arm(self, user: Routed | None) -> Snapshot:
-        if not self._ends:
-            return self._arms[0]
+        if not self.split:
+            return self.active
         key = user.routing_key or user.user_id if user is not None else ""
         return self._arms[bisect_right(self._ends, position(key))] if key else self.active
 

@@ -24,7 +24,7 @@ _ROW_WORDS = _COUNTERS + COLUMNS
 class Row:
     """The row of one slot.
 
-    pid:      of the worker that serves; 0 = none is ready.
+    pid:      of the worker that serves, or is about to; 0 = none.
     prepared: the latest generation that it has opened.
     refused:  the latest generation that it could not open.
     """
@@ -62,7 +62,7 @@ class Row:
 
     @property
     def healthy(self) -> bool:
-        """Whether a worker is ready and has beaten lately."""
+        """Whether there is a worker, and it has beaten lately."""
         return self.pid != 0 and time.monotonic_ns() - self._words[_BEAT] < HEALTHY_S * 1e9
 
     def count(self, column: int, entries: int) -> None:
@@ -85,7 +85,8 @@ class Board:
         size = slots * _ROW_WORDS * 8
         with path.open("w+b" if create else "r+b") as file:
             if create:
-                file.truncate(size)
+                file.write(bytes(size))  # written, for a full disk to be an error here and not a SIGBUS later
+                file.flush()
             words = memoryview(mmap.mmap(file.fileno(), size)).cast("Q")
         self.rows = [Row(words[slot * _ROW_WORDS : (slot + 1) * _ROW_WORDS]) for slot in range(slots)]
 

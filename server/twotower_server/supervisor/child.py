@@ -17,8 +17,9 @@ import sys
 from contextlib import closing
 from typing import Any
 
+from twotower_server.errors import Reason, Refused
 from twotower_server.supervisor import log
-from twotower_server.supervisor.job import Answer, Job, Question, Report
+from twotower_server.supervisor.job import MAX_LINE_BYTES, Answer, Job, Question, Report
 
 _PR_SET_PDEATHSIG = 1
 
@@ -28,16 +29,19 @@ class Parent:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self._writer: asyncio.StreamWriter | None = None
+        self._listening = asyncio.Event()
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
 
     def report(self, report: Report) -> None:
-        self._connection.sendall(report.to_line())
+        self._send(report.to_line())
 
     async def listen(self) -> None:
-        """Takes the answers to what is asked, until the supervisor is gone."""
-        reader, writer = await asyncio.open_unix_connection(sock=self._connection.dup())
-        with closing(writer):
+        """Takes the answers to what is asked, until the supervisor is gone. The first report comes before it."""
+        reader, self._writer = await asyncio.open_unix_connection(sock=self._connection, limit=MAX_LINE_BYTES)
+        self._listening.set()
+        with closing(self._writer):
             while line := await reader.readline():
                 answer = Answer.from_line(line)
                 asked = self._asked.pop(answer.number)
@@ -49,12 +53,21 @@ class Parent:
                     asked.set_exception(answer.refused)
 
     async def ask(self, method: str, **arguments: Any) -> Any:
-        """Calls a method of the supervisor's `Switch`. Needs `listen`. Raises what it refused with."""
+        """Calls a method of the supervisor's `Switch`. Waits for `listen`. Raises what it refused with."""
         question = Question(next(self._numbers), method, arguments)
-        self._asked[question.number] = asyncio.get_running_loop().create_future()
-        asked = self._asked[question.number]
-        self._connection.sendall(question.to_line())
+        line = question.to_line()
+        if len(line) > MAX_LINE_BYTES:
+            raise Refused(Reason.LIMIT_EXCEEDED, "the names in the request are too long, or too many")
+        await self._listening.wait()
+        asked = self._asked[question.number] = asyncio.get_running_loop().create_future()
+        self._send(line)
         return await asked
+
+    def _send(self, line: bytes) -> None:
+        if self._writer is None:
+            self._connection.sendall(line)
+        else:  # which never waits for the supervisor, however busy it is
+            self._writer.write(line)
 
 
 def end_with(supervisor: int) -> None:

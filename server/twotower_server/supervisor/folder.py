@@ -25,8 +25,8 @@ def server_folder(data: Path) -> Iterator[Path]:
         servers = data / "servers"
         servers.mkdir(parents=True, exist_ok=True)
         with _locked(servers / f".{_LOCK}") as _:  # or another server would sweep a folder before it is locked
-            for remains in servers.glob(f"*/{_LOCK}"):
-                _sweep(remains)
+            for remains in servers.glob("[!.]*"):
+                _sweep(remains / _LOCK)
             folder = Path(tempfile.mkdtemp(dir=servers))
             lock = _locked(folder / _LOCK)
     except OSError as error:

@@ -56,23 +56,34 @@ class Follower:
     async def prepare_current(self) -> None:
         """Opens what the server serves, before this worker does. Raises ReleaseRefused."""
         while (number := self._page.current) not in self._prepared:
-            with suppress(FileNotFoundError):  # switched in the meantime
+            try:
                 await self._prepare(number)
+            except FileNotFoundError:
+                if number == self._page.current:
+                    raise
+                log.debug("generation %d is no longer served", number)
+
+    def join(self) -> None:
+        """Has every switch that begins from now on wait for this worker. To be called before it serves."""
+        self._row.beat()
+        self._row.pid = os.getpid()
+
+    async def look(self) -> None:
+        """Opens what the page names. Raises ReleaseRefused when it cannot open what the server serves."""
+        # The current one, too: a worker that was stopped for long may have missed the time when it was the next.
+        await self.prepare_current()
+        if (number := self._page.next) not in self._prepared and number > self._row.refused:
+            await self._prepare_next(number)
+        self._forget()
 
     async def follow(self) -> None:
-        """Opens every next generation, for ever. Raises ReleaseRefused when it cannot open what the server serves."""
+        """As `look`, for ever."""
         while True:
-            # The current one, too: a worker that was stopped for long may have missed the time when it was the next.
-            await self.prepare_current()
-            if (number := self._page.next) not in self._prepared and number > self._row.refused:
-                await self._prepare_next(number)
-            self._forget()
+            await self.look()
             await asyncio.sleep(_LOOK_S)
 
     async def beat(self) -> None:
-        """Says on the board, for ever, that this worker is ready and lives."""
-        self._row.beat()
-        self._row.pid = os.getpid()
+        """Says on the board, for ever, that this worker lives."""
         while True:
             self._row.beat()
             await asyncio.sleep(BEAT_S)
@@ -80,11 +91,15 @@ class Follower:
     async def _prepare_next(self, number: int) -> None:
         try:
             await self._prepare(number)
-        except FileNotFoundError:  # withdrawn in the meantime
-            log.debug("generation %d is gone", number)
-        except ReleaseRefused as error:
-            log.error("%s", error)
-            refusal_path(self._folder, number).write_text(str(error), "utf-8")
+        except Exception as error:  # whatever it is, this worker goes on with what it serves
+            if number != self._page.next:
+                log.debug("generation %d was withdrawn: %s", number, error)
+                return
+            expected = isinstance(error, ReleaseRefused)
+            log.error("cannot open generation %d: %s", number, error, exc_info=not expected)
+            reason = str(error) if expected else f"{type(error).__name__}; the server's log says more"
+            with suppress(OSError):
+                refusal_path(self._folder, number).write_text(reason, "utf-8")
             self._row.refused = number
 
     async def _prepare(self, number: int) -> None:
@@ -104,12 +119,13 @@ class Follower:
 
     def _forget(self) -> None:
         """Lets go of what is no longer served. Calls in flight keep their snapshots until they end."""
-        current = self._page.current
+        # In this order: read the other way round, what was the next may be the current one by now, and be forgotten.
+        following, current = self._page.next, self._page.current
         if current not in self._prepared:
             return
         if current != self._number:
             self._switch(current)
-        wanted = {current, self._page.next}
+        wanted = {following, current}
         gone = [number for number in self._prepared if number not in wanted]
         for number in gone:
             del self._prepared[number]

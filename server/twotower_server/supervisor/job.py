@@ -15,6 +15,9 @@ from typing import Any
 from twotower_server.config import Address, Config
 from twotower_server.errors import Reason, Refused
 
+# A request of callers becomes a line, and the states of all releases do.
+MAX_LINE_BYTES = 64 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -23,7 +23,8 @@ class Page:
         """create: make the file; else it must be there."""
         with path.open("w+b" if create else "r+b") as file:
             if create:
-                file.truncate(_WORDS * 8)
+                file.write(bytes(_WORDS * 8))  # written, for a full disk to be an error here and not a SIGBUS later
+                file.flush()
             self._words = memoryview(mmap.mmap(file.fileno(), _WORDS * 8)).cast("Q")
 
     @property

@@ -9,7 +9,7 @@ import sys
 from signal import Signals
 from typing import Self
 
-from twotower_server.supervisor.job import Answer, Job, Question, Report, said
+from twotower_server.supervisor.job import MAX_LINE_BYTES, Answer, Job, Question, Report, said
 
 # Set before libraries are loaded, which read them once; what the operator has set counts.
 ENVIRONMENT = {
@@ -43,7 +43,7 @@ class Process:
         ours, theirs = socket.socketpair()
         with theirs:
             # First, so that nothing is awaited between the start of the process and its place in our hands.
-            reader, writer = await asyncio.open_connection(sock=ours)
+            reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
