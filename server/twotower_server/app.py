@@ -14,6 +14,9 @@ from pathlib import Path
 
 import uvloop
 
+from twotower_server.cache.memory import MemoryTier
+from twotower_server.cache.policy import CachePolicy
+from twotower_server.cache.user_cache import UserCache
 from twotower_server.config import Config
 from twotower_server.engine.engine import Engine
 from twotower_server.engine.limits import Limits
@@ -44,7 +47,9 @@ def run_worker(job: Job, parent: Parent) -> None:
 async def _serve(job: Job, parent: Parent) -> None:
     config = job.config
     row = Board(job.folder / "board", config.workers).rows[job.slot]
-    follower = Follower(job.folder, Page(job.folder / "page"), row, partial(open_release, config))
+    cache = open_user_cache(config)
+    closed = None if cache is None else cache.forget
+    follower = Follower(job.folder, Page(job.folder / "page"), row, partial(open_release, config), closed)
     async with AsyncExitStack() as started:
         try:
             await follower.prepare_current()
@@ -58,7 +63,7 @@ async def _serve(job: Job, parent: Parent) -> None:
         # What is there now stays: collections look at the garbage of calls alone, not at every imported module.
         gc.collect()
         gc.freeze()
-        engine = Engine(follower, limits(config))
+        engine = Engine(follower, limits(config), cache)
         started.callback(engine.close)
         try:
             credentials = server_credentials(config.tls_certificate, config.tls_key)
@@ -84,6 +89,14 @@ async def _serve(job: Job, parent: Parent) -> None:
                 task.result()
             except ReleaseRefused as error:
                 parent.report(Report(Event.REFUSED, str(error)))
+
+
+def open_user_cache(config: Config) -> UserCache | None:
+    """The cache of user vectors; None when its policy is `off`."""
+    if config.user_cache == "off":
+        return None
+    policy = CachePolicy(config.user_cache_ttl_s, config.user_cache_by_version, config.user_cache_real_time)
+    return UserCache(policy, MemoryTier(config.user_cache_mib << 20, policy.ttl_s))
 
 
 def open_release(config: Config, folder: Path) -> Snapshot:

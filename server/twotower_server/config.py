@@ -105,6 +105,13 @@ def _seconds(value: object) -> float:
     return seconds
 
 
+def _names(value: object) -> tuple[str, ...]:
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"must be names with commas between them, not {value!r}")
+    return tuple(name.strip() for name in given if name.strip())
+
+
 def _switch(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -217,6 +224,24 @@ class Config:
             _count(1_024, _MAX_MESSAGE_BYTES),
             "N",
         ),
+    )
+    user_cache: str = field(
+        default="off",
+        metadata=_meta("off: compute every user's vector; ttl: keep it for a while", _choice("off", "ttl"), "POLICY"),
+    )
+    user_cache_ttl_s: int = field(
+        default=600,
+        metadata=_meta("how old a cached vector of a user may become, at most a day", _count(1, 86_400), "SECONDS"),
+    )
+    user_cache_by_version: bool = field(
+        default=False, metadata=_meta("cache only users who send a feature_version", _switch)
+    )
+    user_cache_real_time: tuple[str, ...] = field(
+        default=(),
+        metadata=_meta("features such as user_hour; a user who sends one of them is not cached", _names, "NAME,..."),
+    )
+    user_cache_mib: int = field(
+        default=64, metadata=_meta("memory of each worker for cached vectors of users", _count(1, 2**20), "MIB")
     )
     log_level: str = field(
         default="info",

@@ -61,7 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         else:
             shown = (
                 ""
-                if default is None
+                if default in (None, ())
                 else f" (default: {default:g})"
                 if isinstance(default, float)
                 else f" (default: {default})"

@@ -107,6 +107,15 @@ def is_comparable(vectors: NDArray[np.float32]) -> bool:
     return math.isfinite(np.vdot(vectors, vectors))
 
 
+def is_within(user: UserRow, limits: Limits) -> bool:
+    """Whether the user keeps the limits of ids and features."""
+    try:
+        _check_user(user, limits)
+    except Refused:
+        return False
+    return True
+
+
 def _check_user(user: UserRow, limits: Limits) -> None:
     # A character takes four bytes at most: texts that are short together need no look at each.
     if 4 * (len(user.user_id) + len(user.feature_version) + len(user.routing_key)) > limits.id_bytes:

@@ -10,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower_server.cache.user_cache import UserCache
 from twotower_server.engine import embed
 from twotower_server.engine.limits import Limits
 from twotower_server.engine.model import (
     Arm,
+    CacheMode,
     Candidates,
     Found,
     GivenEmbedding,
@@ -28,6 +30,7 @@ from twotower_server.engine.model import (
 )
 from twotower_server.engine.route import Releases, ReleaseSource
 from twotower_server.engine.search import search
+from twotower_server.engine.users import UserVectors
 from twotower_server.errors import Reason, Refused
 from twotower_server.index.similarity import similarities
 from twotower_server.items.ids import item_keys
@@ -52,21 +55,31 @@ _UNSERVED = Refused(Reason.INTERNAL, "an entry of the batch was passed over")
 class ScoreEntry:
     """One user and the candidates to score: a Score, or one entry of a BatchScore."""
 
-    __slots__ = ("candidates", "query", "release", "require_all")
+    __slots__ = ("cache_mode", "candidates", "query", "release", "require_all")
 
-    def __init__(self, query: Query, candidates: Candidates, release: str = "", require_all: bool = False) -> None:
+    def __init__(
+        self,
+        query: Query,
+        candidates: Candidates,
+        release: str = "",
+        require_all: bool = False,
+        cache_mode: int = CacheMode.UNSPECIFIED,
+    ) -> None:
         self.query = query
         self.candidates = candidates
         self.release = release
         self.require_all = require_all
+        self.cache_mode = cache_mode
 
 
 class Engine:
     """Serves the loaded releases. One a worker; its methods are called on the event loop."""
 
-    def __init__(self, source: ReleaseSource, limits: Limits) -> None:
+    def __init__(self, source: ReleaseSource, limits: Limits, cache: UserCache | None = None) -> None:
+        """cache: of user vectors; None = each is computed."""
         self._source = source
         self.limits = limits
+        self._user_vectors = UserVectors(limits, cache)
         self._threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="search")
 
     def close(self) -> None:
@@ -77,13 +90,13 @@ class Engine:
         """What serves a call that begins now; take it once. Raises NOT_READY."""
         return self._source.now()
 
-    def embed_user(self, user: UserRow, release: str = "") -> UserVector:
+    async def embed_user(self, user: UserRow, release: str = "", cache_mode: int = CacheMode.UNSPECIFIED) -> UserVector:
         """The vector of one user."""
-        snapshot = self.releases.route(release, user=user)
-        values, use = embed.embed_user(snapshot, user, self.limits)
-        return UserVector(values, snapshot.release, use=use)
+        return await self._user_vectors.one(self.releases.route(release, user=user), user, cache_mode)
 
-    async def embed_users(self, users: Sequence[UserRow], release: str = "") -> list[Arm]:
+    async def embed_users(
+        self, users: Sequence[UserRow], release: str = "", cache_mode: int = CacheMode.UNSPECIFIED
+    ) -> list[Arm]:
         """Vectors of a batch of users, by the release that serves them; a bad one fails alone."""
         self.limits.check("users", len(users), "users")
         releases = self.releases
@@ -98,8 +111,9 @@ class Engine:
         arms = []
         for snapshot, indices in places.items():
             own = users if len(places) == 1 else [users[i] for i in indices]
-            values, refused, _ = await embed.embed_users(snapshot, own, self.limits)
-            arms.append(Arm(indices, Vectors(values, snapshot.release, refused)))
+            batch = await self._user_vectors.many(snapshot, own, [cache_mode] * len(own))
+            vectors = Vectors(batch.values, snapshot.release, batch.refused, ages_ms=batch.ages_ms)
+            arms.append(Arm(indices, vectors))
         return arms
 
     def item_vector(self, item_id: str, release: str = "") -> ItemVector:
@@ -131,7 +145,8 @@ class Engine:
         """Scores the candidates of one user."""
         snapshot = self._route_entry(entry)
         self._check_scores((entry,))
-        return await self._score(snapshot, self._user(snapshot, entry.query), entry)
+        user = await self._user(snapshot, entry.query, entry.cache_mode)
+        return await self._score(snapshot, user, entry)
 
     async def score_batch(self, entries: Sequence[ScoreEntry | Refused]) -> list[Scored | Refused]:
         """Scores every entry with a release of its own; a bad entry is refused alone (or came refused).
@@ -149,7 +164,7 @@ class Engine:
                 results[i] = error
         self._check_scores([entry for indexed in asking.values() for _, entry in indexed])
         for snapshot, indexed in asking.items():
-            users = await self._users(snapshot, [entry.query for _, entry in indexed])
+            users = await self._users(snapshot, [entry for _, entry in indexed])
             for turn, ((i, entry), user) in enumerate(zip(indexed, users, strict=True)):
                 if turn and turn % _ENTRIES_A_TURN == 0:
                     await asyncio.sleep(0)
@@ -161,11 +176,13 @@ class Engine:
                     results[i] = error
         return results
 
-    async def recommend(self, query: Query, selection: Selection, release: str = "") -> Found:
+    async def recommend(
+        self, query: Query, selection: Selection, release: str = "", cache_mode: int = CacheMode.UNSPECIFIED
+    ) -> Found:
         """The best items of the catalog for one user."""
         snapshot = self._route(query, release)
         self._check_selection(snapshot, selection)
-        user = self._user(snapshot, query)
+        user = await self._user(snapshot, query, cache_mode)
         return await self._search(snapshot, user.values, selection, user=user)
 
     async def search_items(
@@ -183,30 +200,33 @@ class Engine:
         values = embed.embed_item(snapshot, query, self.limits)
         return await self._search(snapshot, values, selection, exclude=query.item_id)
 
-    def _user(self, snapshot: Snapshot, query: Query) -> UserVector:
+    async def _user(self, snapshot: Snapshot, query: Query, cache_mode: int) -> UserVector:
         if isinstance(query, GivenEmbedding):
-            return UserVector(_given(snapshot, query), snapshot.release, Source.UNSPECIFIED)
-        values, use = embed.embed_user(snapshot, query, self.limits)
-        return UserVector(values, snapshot.release, use=use)
+            return _given_user(snapshot, query)
+        return await self._user_vectors.one(snapshot, query, cache_mode)
 
-    async def _users(self, snapshot: Snapshot, queries: Sequence[Query]) -> list[UserVector | Refused]:
+    async def _users(self, snapshot: Snapshot, entries: Sequence[ScoreEntry]) -> list[UserVector | Refused]:
         """As `_user`, for many: those with features are embedded together, a bad one is refused alone."""
-        users: list[UserVector | Refused] = [_UNSERVED] * len(queries)
-        rows: list[tuple[int, UserRow]] = []
-        for i, query in enumerate(queries):
-            if not isinstance(query, GivenEmbedding):
-                rows.append((i, query))
+        users: list[UserVector | Refused] = [_UNSERVED] * len(entries)
+        places: list[int] = []
+        rows: list[UserRow] = []
+        for i, entry in enumerate(entries):
+            if not isinstance(entry.query, GivenEmbedding):
+                places.append(i)
+                rows.append(entry.query)
                 continue
             try:
-                users[i] = self._user(snapshot, query)
+                users[i] = _given_user(snapshot, entry.query)
             except Refused as error:
                 users[i] = error
-        vectors, refused, uses = await embed.embed_users(snapshot, [row for _, row in rows], self.limits)
-        for at, (i, _) in enumerate(rows):
-            if at in refused:
-                users[i] = refused[at].within("user")
-            else:
-                users[i] = UserVector(vectors[at], snapshot.release, use=uses[at])
+        batch = await self._user_vectors.many(snapshot, rows, [entries[i].cache_mode for i in places])
+        for at, i in enumerate(places):
+            if at in batch.refused:
+                users[i] = batch.refused[at].within("user")
+                continue
+            age_ms = batch.ages_ms.get(at)
+            source = Source.COMPUTED if age_ms is None else Source.CACHE
+            users[i] = UserVector(batch.values[at], snapshot.release, source, batch.uses[at], age_ms)
         return users
 
     async def _score(self, snapshot: Snapshot, user: UserVector, entry: ScoreEntry) -> Scored:
@@ -290,6 +310,10 @@ def _rows(snapshot: Snapshot, candidates: Candidates) -> NDArray[np.int64]:
     """Rows of ids or keys, -1 where the catalog lacks them. int64 [n]."""
     keys = candidates.keys if candidates.keys is not None else item_keys(candidates.ids or ())
     return snapshot.keys.rows(keys)
+
+
+def _given_user(snapshot: Snapshot, given: GivenEmbedding) -> UserVector:
+    return UserVector(_given(snapshot, given), snapshot.release, Source.UNSPECIFIED)
 
 
 def _given(snapshot: Snapshot, given: GivenEmbedding) -> NDArray[np.float32]:

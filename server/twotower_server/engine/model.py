@@ -26,6 +26,14 @@ class Source(IntEnum):
     STORED = 3
 
 
+class CacheMode(IntEnum):
+    """What a call does with the cache of user vectors; numbers equal `twotower.v1.CacheMode`, others count as 0."""
+
+    UNSPECIFIED = 0  # as the policy says
+    BYPASS = 1
+    REFRESH = 2  # not read, but written
+
+
 class UserRow(FeatureRow, Protocol):
     """A user: raw features, an id, and what routes and caches it. `twotower.v1.User` is one."""
 
@@ -84,12 +92,16 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class UserVector:
-    """One user's vector: float32 [dimension]. `use` is None when the caller sent the vector."""
+    """One user's vector: float32 [dimension].
+
+    use: None when the caller sent the vector, or the cache had it. age_ms: of one from the cache.
+    """
 
     values: NDArray[np.float32]
     release: str
     source: Source = Source.COMPUTED
     use: FeatureUse | None = None
+    age_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +113,16 @@ class ItemVector:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """Vectors of a batch: float32 [n, dimension], rows of failed entries zero."""
+    """Vectors of a batch: float32 [n, dimension], rows of failed entries zero.
+
+    ages_ms: of those from the cache, by index.
+    """
 
     values: NDArray[np.float32]
     release: str
     refused: Mapping[int, Refused] = field(default_factory=dict)
     missing: Sequence[int] = ()
+    ages_ms: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

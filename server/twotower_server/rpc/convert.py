@@ -84,7 +84,7 @@ def candidates(request: v1.ScoreRequest | v1.BatchGetItemEmbeddingsRequest) -> C
 
 
 def score_entry(request: v1.ScoreRequest) -> ScoreEntry:
-    return ScoreEntry(query(request), candidates(request), request.release, request.require_all)
+    return ScoreEntry(query(request), candidates(request), request.release, request.require_all, request.cache_mode)
 
 
 def score_entries(request: v1.BatchScoreRequest) -> list[ScoreEntry | Refused]:
@@ -140,6 +140,7 @@ def user_embedding(user: UserVector) -> v1.GetUserEmbeddingResponse:
     response = v1.GetUserEmbeddingResponse(
         release=user.release,
         source=user.source,  # type: ignore[arg-type]
+        age_ms=user.age_ms,
         feature_use=feature_use(user.use),
     )
     _set_embedding(response.embedding, user.values, user.release)
@@ -153,8 +154,14 @@ def user_embeddings(arms: Sequence[Arm], encoding: int) -> v1.BatchGetUserEmbedd
     refused = {arm.places[i]: error for arm in arms for i, error in arm.vectors.refused.items()}
     for place in refused:
         sources[place] = v1.SOURCE_UNSPECIFIED
+    ages_ms = {arm.places[i]: age_ms for arm in arms for i, age_ms in arm.vectors.ages_ms.items()}
+    for place in ages_ms:
+        sources[place] = v1.SOURCE_CACHE
     response = v1.BatchGetUserEmbeddingsResponse(
-        releases=[arm.vectors.release for arm in arms], sources=sources, problems=problems(refused, "users")
+        releases=[arm.vectors.release for arm in arms],
+        sources=sources,
+        ages_ms=[ages_ms.get(place, 0) for place in range(count)] if ages_ms else (),
+        problems=problems(refused, "users"),
     )
     if len(arms) == 1:
         _add_vectors(response, arms[0].vectors, encoding)
@@ -176,6 +183,7 @@ def score(scored: Scored, problem_text_bytes: int = _PROBLEM_TEXT_BYTES) -> v1.S
         missing_indices=scored.missing,
         release=scored.user.release,
         source=scored.user.source,  # type: ignore[arg-type]
+        age_ms=scored.user.age_ms,
         feature_use=feature_use(scored.user.use),
         problems=problems(scored.refused, "items", problem_text_bytes),
     )
@@ -203,6 +211,7 @@ def recommended(found: Found, include_embeddings: bool) -> v1.RecommendResponse:
     response = v1.RecommendResponse(
         release=found.release,
         source=user.source,  # type: ignore[arg-type]
+        age_ms=user.age_ms,
         user_embedding=embedding(user.values, found.release) if include_embeddings else None,
         feature_use=feature_use(user.use),
     )

@@ -42,13 +42,13 @@ class TwoTowerServicer:
 
     async def get_user_embedding(self, request: v1.GetUserEmbeddingRequest) -> v1.GetUserEmbeddingResponse:
         user = convert.required_user(request)
-        return convert.user_embedding(self._engine.embed_user(user, request.release))
+        return convert.user_embedding(await self._engine.embed_user(user, request.release, request.cache_mode))
 
     async def batch_get_user_embeddings(
         self, request: v1.BatchGetUserEmbeddingsRequest
     ) -> v1.BatchGetUserEmbeddingsResponse:
         convert.exactly_one({"users": request.users})
-        vectors = await self._engine.embed_users(request.users, request.release)
+        vectors = await self._engine.embed_users(request.users, request.release, request.cache_mode)
         return convert.user_embeddings(vectors, request.encoding)
 
     async def get_item_embedding(self, request: v1.GetItemEmbeddingRequest) -> v1.GetItemEmbeddingResponse:
@@ -77,7 +77,8 @@ class TwoTowerServicer:
         return convert.scores(await self._engine.score_batch(convert.score_entries(request)))
 
     async def recommend(self, request: v1.RecommendRequest) -> v1.RecommendResponse:
-        found = await self._engine.recommend(convert.query(request), convert.selection(request), request.release)
+        query, selection = convert.query(request), convert.selection(request)
+        found = await self._engine.recommend(query, selection, request.release, request.cache_mode)
         return convert.recommended(found, request.include_embeddings)
 
     async def search_items(self, request: v1.SearchItemsRequest) -> v1.SearchItemsResponse:

@@ -27,12 +27,23 @@ _TRIM_S = 1.0
 class Follower:
     """The engine's source of releases. Its methods are called on the event loop."""
 
-    def __init__(self, folder: Path, page: Page, row: Row, open_release: Callable[[Path], Snapshot]) -> None:
-        """folder: of the server, with the files of generations. open_release: opens a verified release, warmed up."""
+    def __init__(
+        self,
+        folder: Path,
+        page: Page,
+        row: Row,
+        open_release: Callable[[Path], Snapshot],
+        closed: Callable[[str], None] | None = None,
+    ) -> None:
+        """folder: of the server, with the files of generations. open_release: opens a verified release, warmed up.
+
+        closed: hears of every release that is closed.
+        """
         self._folder = folder
         self._page = page
         self._row = row
         self._open_release = open_release
+        self._closed = closed
         self._snapshots: dict[str, Snapshot] = {}
         self._prepared: dict[int, Releases] = {}
         self._number = 0
@@ -134,6 +145,8 @@ class Follower:
         for name in closed:
             log.info("closed release %s", name)
             del self._snapshots[name]
+            if self._closed is not None:
+                self._closed(name)
         if closed:
             # Calls in flight may hold them still.
             asyncio.get_running_loop().call_later(_TRIM_S, _return_memory)
