@@ -10,11 +10,13 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from twotower_server.errors import TwoTowerError
 
@@ -103,6 +105,30 @@ def _seconds(value: object) -> float:
     if not 0 <= seconds < math.inf:
         raise ValueError(f"must be seconds, 0 or more, not {value!r}")
     return seconds
+
+
+def _redis_url(value: object) -> str:
+    # Not shown when it is wrong: it may hold a password.
+    text = value.strip() if isinstance(value, str) else "-"
+    address = urlsplit(text)
+    if address.scheme not in ("redis", "rediss") or not address.hostname:
+        raise ValueError("must be redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], or rediss:// for TLS")
+    try:
+        _ = address.port
+    except ValueError:
+        raise ValueError(
+            "the port must be a whole number up to 65535; write % in a password as %25, / as %2F"
+        ) from None
+    if not re.fullmatch("/?[0-9]*", address.path):
+        raise ValueError("what follows the port must be the number of a database; a / in a password is written %2F")
+    return text
+
+
+def _redis_prefix(value: object) -> str:
+    # Some others mean something in patterns, and braces would put all keys on one node of a Cluster.
+    if not isinstance(value, str) or not re.fullmatch("[A-Za-z0-9_.:-]{1,64}", value):
+        raise ValueError(f"must be 1 to 64 of A-Z, a-z, 0-9 and _ . : - , not {value!r}")
+    return value
 
 
 def _names(value: object) -> tuple[str, ...]:
@@ -242,6 +268,25 @@ class Config:
     )
     user_cache_mib: int = field(
         default=64, metadata=_meta("memory of each worker for cached vectors of users", _count(1, 2**20), "MIB")
+    )
+    redis: str | None = field(
+        default=None,
+        metadata=_meta(
+            "Redis server, or any node of a Cluster: redis://user:password@host:6379/0, or rediss:// for TLS",
+            _redis_url,
+            "URL",
+        ),
+    )
+    redis_ca: Path | None = field(
+        default=None,
+        metadata=_meta(
+            "PEM of the authority that has signed Redis's certificate, where the system does not trust it",
+            _path,
+            "FILE",
+        ),
+    )
+    redis_prefix: str = field(
+        default="twotower:", metadata=_meta("what the keys in Redis begin with", _redis_prefix, "TEXT")
     )
     log_level: str = field(
         default="info",

@@ -66,6 +66,14 @@ def test_no_option_has_a_name_that_kubernetes_sets(taken: str) -> None:
         ("listen", "localhost:65536", "port 65536 is too large"),
         ("listen", "::1:50051", r"an IPv6 address needs brackets: \[::1\]:50051"),
         ("listen", "http://localhost:50051", "is no host|needs brackets"),
+        ("redis", "localhost:6379", "must be redis://"),
+        ("redis", "http://localhost:6379", "must be redis://"),
+        ("redis", "redis://:secret@", "must be redis://"),
+        ("redis", "redis://localhost:redis", "the port must be a whole number up to 65535"),
+        ("redis", "redis://localhost:6379/main", "must be the number of a database"),
+        ("redis_prefix", "two tower:", "must be 1 to 64 of"),
+        ("redis_prefix", "{tower}:", "must be 1 to 64 of"),
+        ("redis_prefix", "t*:", "must be 1 to 64 of"),
     ],
 )
 def test_a_wrong_value_is_named_as_it_was_given(name: str, value: str, reason: str) -> None:
@@ -74,6 +82,18 @@ def test_a_wrong_value_is_named_as_it_was_given(name: str, value: str, reason: s
         load({"releases": "r", name: value}, {})
     with pytest.raises(ConfigError, match=f"^TWOTOWER_{name.upper()}: .*({reason})"):
         load({"releases": "r"}, {f"TWOTOWER_{name.upper()}": value})
+
+
+@pytest.mark.parametrize("url", ["redis://app:top/9z@host", "http://app:top9z@host", "redis://app:top#9z@host:1"])
+def test_a_wrong_redis_url_keeps_its_password_to_itself(url: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load({"releases": "r", "redis": url}, {})
+    assert "9z" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["redis://h", "rediss://app:s%2F@[::1]:1/15", "redis://:s@h?ssl_ca_certs=ca.pem"])
+def test_redis_urls_are_taken_as_they_are(url: str) -> None:
+    assert load({"releases": "r", "redis": url}, {}).redis == url
 
 
 @pytest.mark.parametrize(
