@@ -33,7 +33,7 @@ SERVICE = "twotower.v1.TwoTowerService"
 async def serve(release: Path, requests: Path) -> None:
     snapshot = Snapshot.open(release)
     engine = Engine(Releases({snapshot.release: snapshot}, snapshot.release), Limits())
-    service = RpcServer(engine)
+    service = RpcServer({"TwoTowerService": TwoTowerServicer(engine)}, engine.limits)
     port = await service.start("localhost:0")
     echo = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
     echo.add_generic_rpc_handlers((await _echo_handler(engine, requests),))

@@ -17,7 +17,9 @@ import uvloop
 from twotower_server.cache.memory import MemoryTier
 from twotower_server.cache.policy import CachePolicy
 from twotower_server.cache.user_cache import UserCache
+from twotower_server.catalog.log import Log
 from twotower_server.config import Config
+from twotower_server.engine.change import CatalogEngine
 from twotower_server.engine.engine import Engine
 from twotower_server.engine.limits import Limits
 from twotower_server.errors import ReleaseRefused
@@ -25,8 +27,11 @@ from twotower_server.release.format import GOLDEN
 from twotower_server.release.golden import Golden
 from twotower_server.release.snapshot import Snapshot
 from twotower_server.release.stamp import is_stamped
+from twotower_server.rpc.catalog_servicer import CatalogServicer
 from twotower_server.rpc.credentials import server_credentials
-from twotower_server.rpc.server import RpcServer
+from twotower_server.rpc.release_servicer import ReleaseServicer
+from twotower_server.rpc.server import RpcServer, Servicer
+from twotower_server.rpc.servicer import TwoTowerServicer
 from twotower_server.supervisor.board import Board
 from twotower_server.supervisor.child import Parent
 from twotower_server.supervisor.follower import Follower
@@ -47,9 +52,10 @@ def run_worker(job: Job, parent: Parent) -> None:
 async def _serve(job: Job, parent: Parent) -> None:
     config = job.config
     row = Board(job.folder / "board", config.workers).rows[job.slot]
+    page = Page(job.folder / "page")
     cache = open_user_cache(config)
     closed = None if cache is None else cache.forget
-    follower = Follower(job.folder, Page(job.folder / "page"), row, partial(open_release, config), closed)
+    follower = Follower(job.folder, job.catalog, page, row, partial(open_release, config), closed)
     async with AsyncExitStack() as started:
         try:
             await follower.prepare_current()
@@ -67,7 +73,14 @@ async def _serve(job: Job, parent: Parent) -> None:
         started.callback(engine.close)
         try:
             credentials = server_credentials(config.tls_certificate, config.tls_key)
-            server = RpcServer(engine, parent.ask, credentials=credentials, reflect=config.reflection)
+            servicers: dict[str, Servicer] = {
+                "TwoTowerService": TwoTowerServicer(engine, partial(parent.ask, "degraded")),
+                "CatalogService": CatalogServicer(
+                    CatalogEngine(follower, Log(job.catalog, page).append, engine.limits)
+                ),
+                "ReleaseService": ReleaseServicer(engine, parent.ask),
+            }
+            server = RpcServer(servicers, engine.limits, credentials=credentials, reflect=config.reflection)
             await server.start(str(job.address) if job.address.host else f"[::]:{job.address.port}")
         except (OSError, RuntimeError, ValueError) as error:
             parent.report(Report(Event.FAILED, f"cannot serve on {job.address}: {error}"))

@@ -50,6 +50,8 @@ def test_a_release_is_verified_once(start_server: StartServer) -> None:
     first = start_server()
     first.ready()
     assert "release r1 is sound" in first.log()
+    first.send(signal.SIGTERM)
+    assert first.ended() == 0
     second = start_server()
     assert recommended(second.ready()["target"])
     assert "verif" not in second.log()

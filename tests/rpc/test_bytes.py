@@ -26,7 +26,6 @@ RPCS = [
     "SearchItems",
     "GetServingInfo",
 ]
-LATER = [("CatalogService", "UpsertItems"), ("CatalogService", "DeleteItems")]
 DELIMITED, FIXED32, FIXED64, VARINT = 2, 5, 1, 0
 
 
@@ -171,26 +170,6 @@ def test_an_unknown_enum_number_is_the_default(stub: v1.TwoTowerServiceStub, num
     ):
         call = stub.Score if isinstance(request, v1.ScoreRequest) else stub.Recommend
         assert call(request).source == v1.SOURCE_COMPUTED
-
-
-@pytest.mark.parametrize(("service", "rpc"), LATER)
-@pytest.mark.parametrize("data", [b"", b"\xff"])
-def test_an_rpc_of_a_later_version(server: Running, service: str, rpc: str, data: bytes) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
-        raw(server, rpc, service)(data)
-    error: Any = caught.value
-    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert error.details() == f"{rpc} is not implemented by this version of the server"
-
-
-def test_every_rpc_of_the_contract_is_served_or_said_to_come_later() -> None:
-    services = {
-        name: [method.name for method in service.methods]
-        for file in (v1.TWOTOWER_SERVICE_FILE, v1.CATALOG_SERVICE_FILE)
-        for name, service in file.services_by_name.items()
-    }
-    assert services.pop("TwoTowerService") == RPCS
-    assert [(service, rpc) for service, rpcs in services.items() for rpc in rpcs] == LATER
 
 
 def test_an_rpc_that_is_not_in_the_contract(server: Running) -> None:

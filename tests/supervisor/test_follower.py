@@ -72,7 +72,7 @@ def open_real(data: Path, orthogonal: Path) -> Open:
 
 @pytest.fixture
 def follower(desk: Desk, tmp_path: Path, open_real: Open) -> Follower:
-    return Follower(tmp_path, Page(tmp_path / "page"), desk.row, open_real)
+    return Follower(tmp_path, tmp_path, Page(tmp_path / "page"), desk.row, open_real)
 
 
 async def test_what_is_next_is_opened_beside_what_serves(desk: Desk, follower: Follower) -> None:
@@ -133,7 +133,7 @@ async def test_what_cannot_be_opened_is_refused_and_what_serves_goes_on(
             raise error
         return open_real(folder)
 
-    follower = Follower(tmp_path, Page(tmp_path / "page"), desk.row, open_but_right)
+    follower = Follower(tmp_path, tmp_path, Page(tmp_path / "page"), desk.row, open_but_right)
     await follower.prepare_current()
     desk.name(2, "left", "right")
     await follower.look()
@@ -158,7 +158,7 @@ async def test_a_refusal_that_cannot_be_written_down_is_one_all_the_same(
             raise ReleaseRefused("no")
         return open_real(folder)
 
-    follower = Follower(tmp_path, Page(tmp_path / "page"), desk.row, open_but_right)
+    follower = Follower(tmp_path, tmp_path, Page(tmp_path / "page"), desk.row, open_but_right)
     await follower.prepare_current()
     desk.name(2, "right")
     refusal_path(tmp_path, 2).mkdir()
@@ -176,7 +176,7 @@ async def test_what_was_withdrawn_while_it_was_opened_is_no_refusal(
             raise FileNotFoundError(folder)
         return open_real(folder)
 
-    follower = Follower(tmp_path, Page(tmp_path / "page"), desk.row, withdrawn)
+    follower = Follower(tmp_path, tmp_path, Page(tmp_path / "page"), desk.row, withdrawn)
     await follower.prepare_current()
     desk.name(2, "right")
     await follower.look()
@@ -212,7 +212,7 @@ async def test_what_it_has_opened_is_never_forgotten_before_it_serves(
     desk: Desk, tmp_path: Path, open_real: Open, reads: int
 ) -> None:
     page = Stepping(tmp_path / "page")
-    follower = Follower(tmp_path, page, desk.row, open_real)
+    follower = Follower(tmp_path, tmp_path, page, desk.row, open_real)
     await follower.prepare_current()
     desk.name(2, "right", "left")
     await follower.look()
@@ -260,5 +260,5 @@ async def test_a_replacement_begins_with_a_row_of_its_own_truth(desk: Desk, foll
     await follower.prepare_current()
     desk.row.prepared, desk.row.refused = 9, 8
     desk.row.count(0, 5)
-    Follower(tmp_path, Page(tmp_path / "page"), desk.row, lambda _: pytest.fail("nothing to open yet"))
+    Follower(tmp_path, tmp_path, Page(tmp_path / "page"), desk.row, lambda _: pytest.fail("nothing to open yet"))
     assert (desk.row.prepared, desk.row.refused, desk.row.counted(0)) == (0, 0, 5)

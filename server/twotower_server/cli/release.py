@@ -113,6 +113,13 @@ def add_parser(subparsers: Any) -> None:
     build.add_argument(
         "--recall", type=share, default=0.95, metavar="SHARE", help="recall@100 that a search needs (default: 0.95)"
     )
+    build.add_argument(
+        "--log-position",
+        type=_position,
+        default=0,
+        metavar="N",
+        help="last change of the catalog (UpsertItems, DeleteItems) that the items already contain (default: 0)",
+    )
     build.add_argument("--activate", action="store_true", help="make it the active release")
     build.add_argument("--json", action="store_true", help="print the manifest instead of a sentence")
 
@@ -134,6 +141,12 @@ def add_parser(subparsers: Any) -> None:
     release_fleet.add_commands(commands)
 
 
+def _position(text: str) -> int:
+    if not text.isascii() or not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0, not {text!r}")
+    return int(text)
+
+
 def run(args: argparse.Namespace) -> int:
     """Runs the command of the parsed arguments; the exit code. Raises TwoTowerError with the reason."""
     config = load(vars(args), os.environ)
@@ -148,7 +161,9 @@ def run(args: argparse.Namespace) -> int:
 def _build(task: Task) -> ExitCode:
     args, releases = task.args, task.config.releases_folder
     name = args.name or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    recipe = Recipe(name, args.model, args.items, args.users, args.attribute, args.index, args.recall)
+    recipe = Recipe(
+        name, args.model, args.items, args.users, args.attribute, args.index, args.recall, args.log_position
+    )
     with ProgressBars() as bars:
         folder = build_release(recipe, releases, bars, activate=args.activate)
     release_output.show_built(Manifest.load(folder), releases, active=args.activate, as_json=args.json)

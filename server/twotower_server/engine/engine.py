@@ -120,7 +120,7 @@ class Engine:
         """The stored vector of one item. Raises ITEM_NOT_FOUND."""
         snapshot = self.releases.route(release)
         row = self._row(snapshot, item_id)
-        return ItemVector(snapshot.vectors[row], snapshot.release, Source.STORED)
+        return ItemVector(snapshot.items.vectors(row)[0], snapshot.release, Source.STORED)
 
     def embed_item(self, item: ItemRow, release: str = "") -> ItemVector:
         """The vector of one item, computed from its features."""
@@ -137,7 +137,7 @@ class Engine:
             return Vectors(values, snapshot.release, refused)
         rows = _rows(snapshot, items)
         missing = np.flatnonzero(rows < 0)
-        values = snapshot.vectors[rows]
+        values = snapshot.items.vectors(rows)
         values[missing] = 0.0
         return Vectors(values, snapshot.release, missing=missing.tolist())
 
@@ -193,7 +193,7 @@ class Engine:
         snapshot = self.releases.route(release, embedding_release=given)
         self._check_selection(snapshot, selection)
         if isinstance(query, str):
-            values = snapshot.vectors[self._row(snapshot, query)]
+            values = snapshot.items.vectors(self._row(snapshot, query))[0]
             return await self._search(snapshot, values, selection, exclude=query)
         if isinstance(query, GivenEmbedding):
             return await self._search(snapshot, _given(snapshot, query), selection)
@@ -239,7 +239,7 @@ class Engine:
         else:
             refused = {}
             rows = _rows(snapshot, candidates)
-            found = similarities(snapshot.vectors, rows, user.values)
+            found = snapshot.items.similarities(rows, user.values)
             failed = np.flatnonzero(rows < 0)
             missing = failed.tolist()
         if missing and entry.require_all:
@@ -260,15 +260,15 @@ class Engine:
         user: UserVector | None = None,
     ) -> Found:
         nearest = selection.k + len(selection.exclude_ids) + len(selection.exclude_keys)
-        if selection.filter is None and snapshot.index.is_brief(nearest):
+        if selection.filter is None and snapshot.items.is_brief(nearest):
             return search(snapshot, query, selection, exclude, user)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, search, snapshot, query, selection, exclude, user)
 
-    def _row(self, snapshot: Snapshot, item_id: str) -> int:
+    def _row(self, snapshot: Snapshot, item_id: str) -> NDArray[np.int64]:
         self.limits.check_id(item_id, "item_id")
-        row = int(snapshot.keys.rows(item_keys((item_id,)))[0])
-        if row < 0:
+        row = snapshot.items.find(item_keys((item_id,)))
+        if row[0] < 0:
             raise Refused(Reason.ITEM_NOT_FOUND, f"release {snapshot.release} has no item {item_id!r}", "item_id")
         return row
 
@@ -303,13 +303,13 @@ class Engine:
         if selection.embeddings:
             item_bytes += snapshot.manifest.dimension * 4 + len(snapshot.release) + _ENTRY_BYTES
         # An answer holds no more items than the catalog.
-        limits.check_response(min(selection.k, len(snapshot.catalog)) * item_bytes)
+        limits.check_response(min(selection.k, len(snapshot.items)) * item_bytes)
 
 
 def _rows(snapshot: Snapshot, candidates: Candidates) -> NDArray[np.int64]:
     """Rows of ids or keys, -1 where the catalog lacks them. int64 [n]."""
     keys = candidates.keys if candidates.keys is not None else item_keys(candidates.ids or ())
-    return snapshot.keys.rows(keys)
+    return snapshot.items.find(keys)
 
 
 def _given_user(snapshot: Snapshot, given: GivenEmbedding) -> UserVector:

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower_server.engine.model import Found, Selection, UserVector
-from twotower_server.items.filter import mask
 from twotower_server.items.ids import item_keys
+from twotower_server.items.live import Items
 from twotower_server.release.calibration import scores
 from twotower_server.release.snapshot import Snapshot
 
@@ -24,26 +24,24 @@ def search(
     exclude: one more item id to leave out ("" = none). The attributes wanted are those of the catalog. Safe in any
     thread: a snapshot never changes.
     """
-    catalog = snapshot.catalog
-    eligible = None if selection.filter is None else mask(catalog, selection.filter)
-    rows, similarities = snapshot.index.search(
-        query, selection.k, excluded_rows=_excluded(snapshot, selection, exclude), eligible=eligible
-    )
+    items = snapshot.items
+    excluded = _excluded(items, selection, exclude)
+    rows, similarities = items.search(query, selection.k, excluded, selection.filter)
     return Found(
-        item_ids=catalog.item_ids(rows),
+        item_ids=items.item_ids(rows),
         scores=scores(similarities, snapshot.manifest.calibration),
         similarities=similarities,
         release=snapshot.release,
-        embeddings=snapshot.vectors[rows] if selection.embeddings else None,
-        attributes=catalog.attributes(rows, selection.attributes) if selection.attributes else None,
+        embeddings=items.vectors(rows) if selection.embeddings else None,
+        attributes=items.attributes(rows, selection.attributes) if selection.attributes else None,
         user=user,
     )
 
 
-def _excluded(snapshot: Snapshot, selection: Selection, exclude: str) -> NDArray[np.int64] | None:
+def _excluded(items: Items, selection: Selection, exclude: str) -> NDArray[np.int64] | None:
     """Rows to leave out, ascending and distinct; ids that the catalog lacks exclude nothing."""
     ids = [*selection.exclude_ids, exclude] if exclude else selection.exclude_ids
     if not ids and not len(selection.exclude_keys):
         return None
-    rows = np.unique(snapshot.keys.rows(np.concatenate([item_keys(ids), selection.exclude_keys])))
+    rows = np.unique(items.find(np.concatenate([item_keys(ids), selection.exclude_keys])))
     return rows[rows >= 0]

@@ -157,7 +157,7 @@ class IvfSq8Index:
         return self._exact.search(query, k, excluded_rows=excluded_rows, eligible=eligible)
 
     def is_brief(self, nearest: int) -> bool:
-        return self._vectors.size * self._probes_for(nearest) / self._index.nlist <= _BRIEF_VALUES
+        return bool(self._vectors.size * self._probes_for(nearest) <= _BRIEF_VALUES * self._index.nlist)
 
     def _probes_for(self, nearest: int) -> float:
         """Lists to walk for so many results: ten times as many lie in about three times as many lists (measured)."""

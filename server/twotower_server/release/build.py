@@ -51,6 +51,7 @@ class Recipe:
     users:   table of held-back users; None = the model's own.
     attributes: columns kept for filters and answers.
     index:   auto, exact or ivf_sq8. recall: wanted recall@100 of the index.
+    log_position: of the last catalog change that the items already contain.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Recipe:
     attributes: Sequence[AttributeSpec] = ()
     index: str = "auto"
     recall: float = 0.95
+    log_position: int = 0
 
 
 def build_release(recipe: Recipe, releases: Path, progress: Progress | None = None, *, activate: bool = False) -> Path:
@@ -133,7 +135,7 @@ def _write(folder: Path, recipe: Recipe, model: Model, users: list[Row], progres
         calibration=model.calibration,
         items=count,
         index=index,
-        log_position=0,
+        log_position=recipe.log_position,
         created=created,
         training=model.training,
         files=entries,

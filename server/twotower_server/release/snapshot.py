@@ -15,6 +15,7 @@ from twotower_server.index.base import Index
 from twotower_server.index.faiss import open_index
 from twotower_server.items.catalog import Catalog
 from twotower_server.items.ids import KeyTable
+from twotower_server.items.live import Items, Segment
 from twotower_server.release import format as files
 from twotower_server.release.format import Manifest
 from twotower_server.release.vectors import open_vectors, unit_length
@@ -25,7 +26,8 @@ from twotower_server.towers.tower import Tower
 class Snapshot:
     """One release, ready to serve.
 
-    vectors: float32 [items, dimension], memory-mapped; row i is row i of the catalog; unit length when cosine.
+    catalog, keys, vectors, index: of the release as it was built; vectors: float32 [items, dimension],
+    memory-mapped, row i is row i of the catalog; unit length when cosine. items: the same with the changes since.
     """
 
     manifest: Manifest
@@ -38,6 +40,7 @@ class Snapshot:
     keys: KeyTable
     vectors: NDArray[np.float32]
     index: Index
+    items: Items
 
     @property
     def release(self) -> str:
@@ -62,6 +65,8 @@ class Snapshot:
         vectors = open_vectors(folder / files.VECTORS, manifest.items, manifest.dimension)
         if len(catalog) != manifest.items:
             raise ReleaseRefused(f"{files.ITEMS} has {len(catalog)} rows, {files.MANIFEST} says {manifest.items}")
+        keys = KeyTable(catalog.keys)
+        index = open_index(folder / files.INDEX, vectors, manifest.index, catalog.item_ids)
         return cls(
             manifest,
             schema,
@@ -70,9 +75,10 @@ class Snapshot:
             user_tower,
             item_tower,
             catalog,
-            KeyTable(catalog.keys),
+            keys,
             vectors,
-            open_index(folder / files.INDEX, vectors, manifest.index, catalog.item_ids),
+            index,
+            Items((Segment(catalog, keys, vectors, index),)),
         )
 
     def embed_users(self, encoded: Encoded) -> NDArray[np.float32]:

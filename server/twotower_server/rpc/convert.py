@@ -280,7 +280,7 @@ def release_info(releases: Releases, snapshot: Snapshot) -> v1.ReleaseInfo:
         bias=manifest.calibration.bias,
         user_schema=_tower_schema(snapshot.schema.user),
         item_schema=_tower_schema(snapshot.schema.item),
-        items=manifest.items,
+        items=len(snapshot.items),
         index_kind=manifest.index.kind,
         index_recall=manifest.index.recall or 0.0,
         traffic_share=releases.shares.get(manifest.release, 0.0),

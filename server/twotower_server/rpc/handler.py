@@ -21,13 +21,12 @@ Method = Callable[[Any], Awaitable[Message]]
 
 
 def service_handler(service: ServiceDescriptor, methods: dict[str, Method], limits: Limits) -> grpc.GenericRpcHandler:
-    """A handler for every RPC of a service; those without a method answer UNIMPLEMENTED."""
+    """A handler for every RPC of a service, each of which needs a method."""
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for rpc in service.methods:
-        method = methods.get(rpc.name)
-        call = _unimplemented(rpc.name) if method is None else _call(method, rpc.name, limits)
         handlers[rpc.name] = grpc.unary_unary_rpc_method_handler(
-            call, request_deserializer=_deserializer(GetMessageClass(rpc.input_type))
+            _call(methods[rpc.name], rpc.name, limits),
+            request_deserializer=_deserializer(GetMessageClass(rpc.input_type)),
         )
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
@@ -61,12 +60,5 @@ def _call(method: Method, name: str, limits: Limits) -> Callable[..., Awaitable[
         except Exception:
             log.exception("%s failed", name)
             await abort(context, Refused(Reason.INTERNAL, "this is a bug of the server; its log has the details"))
-
-    return call
-
-
-def _unimplemented(name: str) -> Callable[..., Awaitable[bytes]]:
-    async def call(request: Message | None, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{name} is not implemented by this version of the server")
 
     return call

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -11,10 +11,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from twotower import v1
-from twotower_server.engine.engine import Engine
+from twotower_server.engine.limits import Limits
 from twotower_server.rpc.handler import Method, service_handler
-from twotower_server.rpc.release_servicer import Ask, ReleaseServicer
-from twotower_server.rpc.servicer import TwoTowerServicer
 
 _SERVICES: dict[str, ServiceDescriptor] = {
     name: descriptor
@@ -25,36 +23,37 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+class Servicer(Protocol):
+    """What serves one service of the contract."""
+
+    def methods(self) -> dict[str, Method]:
+        """Every RPC of the service, by name."""
+
+
 class RpcServer:
     """NOT_SERVING until `set_serving(True)`, and again before the drain."""
 
     def __init__(
         self,
-        engine: Engine,
-        ask: Ask | None = None,
+        servicers: Mapping[str, Servicer],
+        limits: Limits,
         *,
         credentials: grpc.ServerCredentials | None = None,
         reflect: bool = True,
     ) -> None:
-        """ask: calls the supervisor; None = no ReleaseService. credentials: TLS; None = plaintext.
+        """servicers: by the name of the contract's service; of one that is left out, gRPC says UNIMPLEMENTED.
 
-        reflect: offer server reflection.
+        credentials: TLS; None = plaintext. reflect: offer server reflection.
         """
         self._credentials = credentials
-        self._server = grpc.aio.server(options=_options(engine.limits.request_bytes))
+        self._server = grpc.aio.server(options=_options(limits.request_bytes))
         self._health = health.aio.HealthServicer()
-        methods: dict[str, dict[str, Method]] = {}
-        if ask is None:
-            methods["TwoTowerService"] = TwoTowerServicer(engine).methods()
-        else:
-            methods["TwoTowerService"] = TwoTowerServicer(engine, partial(ask, "degraded")).methods()
-            methods["ReleaseService"] = ReleaseServicer(engine, ask).methods()
         handlers = [
-            service_handler(service, methods.get(name, {}), engine.limits) for name, service in _SERVICES.items()
+            service_handler(_SERVICES[name], servicer.methods(), limits) for name, servicer in servicers.items()
         ]
         self._server.add_generic_rpc_handlers(tuple(handlers))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._names = [service.full_name for service in _SERVICES.values()]
+        self._names = [_SERVICES[name].full_name for name in servicers]
         if reflect:
             names = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)

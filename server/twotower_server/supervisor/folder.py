@@ -1,8 +1,13 @@
-"""The folder that the processes of one server share: page, board and generations. It lives as long as the server."""
+"""The folders of one server on its machine.
+
+One is shared by its processes (page, board, generations) and lives as long as the server. The other holds the log of
+changes of the catalog, and outlives it: a server that starts again goes on with it, and no two servers may write it.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -36,6 +41,26 @@ def server_folder(data: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         lock.close()
+
+
+@contextmanager
+def catalog_folder(data: Path, releases: str) -> Iterator[Path]:
+    """The folder of the log for one place of releases. Raises TwoTowerError when another server has it."""
+    folder = data / "catalog" / hashlib.sha256(releases.encode()).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "server").open("a+")
+    except OSError as error:
+        raise TwoTowerError(f"cannot write to {data}: {error.strerror}; name another folder by --data") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TwoTowerError(
+                f"another server keeps the item changes of {releases} in {data}; give each server a folder of its own "
+                "by --data"
+            ) from None
+        yield folder
 
 
 def _sweep(lock: Path) -> None:

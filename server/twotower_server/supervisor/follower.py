@@ -10,8 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from twotower_server.catalog.log import Reader
 from twotower_server.engine.route import Releases
 from twotower_server.errors import Reason, Refused, ReleaseRefused
+from twotower_server.release.apply import apply
 from twotower_server.release.snapshot import Snapshot
 from twotower_server.supervisor.board import BEAT_S, Row
 from twotower_server.supervisor.generation import Generation, refusal_path
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 # How long a worker takes to notice that there is something to open. Reading the page costs 22 ns.
 _LOOK_S = 0.01
 _TRIM_S = 1.0
+# Changes that are read and applied at once while a release is opened.
+_REPLAY_CHANGES = 1024
 
 
 class Follower:
@@ -30,28 +34,34 @@ class Follower:
     def __init__(
         self,
         folder: Path,
+        catalog: Path,
         page: Page,
         row: Row,
         open_release: Callable[[Path], Snapshot],
         closed: Callable[[str], None] | None = None,
     ) -> None:
-        """folder: of the server, with the files of generations. open_release: opens a verified release, warmed up.
+        """folder: of the server, with the files of generations. catalog: folder of the log of changes.
 
-        closed: hears of every release that is closed.
+        open_release: opens a verified release, warmed up. closed: hears of every release that is closed.
         """
         self._folder = folder
+        self._catalog = catalog
         self._page = page
         self._row = row
         self._open_release = open_release
         self._closed = closed
         self._snapshots: dict[str, Snapshot] = {}
-        self._prepared: dict[int, Releases] = {}
+        self._generations: dict[int, Generation] = {}  # those that are prepared
         self._number = 0
         self._releases: Releases | None = None
+        self._log = Reader(catalog)
+        self._position = 0  # of the last change that is in every snapshot
         row.prepared = row.refused = 0  # the slot's last worker may have come further
 
     def now(self) -> Releases:
         """What serves a call that begins now: read from the page every time, which makes a switch atomic."""
+        if self._page.log_position != self._position:
+            self._catch_up()
         number = self._page.current
         if number != self._number or self._releases is None:
             self._switch(number)
@@ -59,14 +69,30 @@ class Follower:
         return self._releases
 
     def _switch(self, number: int) -> None:
-        prepared = self._prepared.get(number)
-        if prepared is None:
+        generation = self._generations.get(number)
+        if generation is None:
             raise Refused(Reason.NOT_READY, "this worker is still opening what the server has switched to; try again")
-        self._number, self._releases = number, prepared
+        columns = {name: loaded.column for name, loaded in generation.loaded.items()}
+        self._number = number
+        self._releases = Releases(
+            {name: self._snapshots[name] for name in columns},
+            generation.active,
+            generation.shares,
+            lambda release, entries: self._row.count(columns[release], entries),
+        )
+
+    def _catch_up(self) -> None:
+        """Applies the changes that were logged since, to every release."""
+        position = self._page.log_position
+        changes = self._log.read(position)
+        for name, snapshot in self._snapshots.items():
+            self._snapshots[name] = apply(snapshot, [c for c in changes if c.position > snapshot.manifest.log_position])
+        self._position = position
+        self._releases = None
 
     async def prepare_current(self) -> None:
         """Opens what the server serves, before this worker does. Raises ReleaseRefused."""
-        while (number := self._page.current) not in self._prepared:
+        while (number := self._page.current) not in self._generations:
             try:
                 await self._prepare(number)
             except FileNotFoundError:
@@ -83,7 +109,7 @@ class Follower:
         """Opens what the page names. Raises ReleaseRefused when it cannot open what the server serves."""
         # The current one, too: a worker that was stopped for long may have missed the time when it was the next.
         await self.prepare_current()
-        if (number := self._page.next) not in self._prepared and number > self._row.refused:
+        if (number := self._page.next) not in self._generations and number > self._row.refused:
             await self._prepare_next(number)
         self._forget()
 
@@ -118,29 +144,30 @@ class Follower:
         for name, loaded in generation.loaded.items():
             if name not in self._snapshots:
                 # In a thread: it takes tens of milliseconds, and calls go on meanwhile.
-                self._snapshots[name] = await asyncio.to_thread(self._open_release, Path(loaded.folder))
-        columns = {name: loaded.column for name, loaded in generation.loaded.items()}
-        self._prepared[number] = Releases(
-            {name: self._snapshots[name] for name in columns},
-            generation.active,
-            generation.shares,
-            lambda release, entries: self._row.count(columns[release], entries),
-        )
+                snapshot, reader = await asyncio.to_thread(self._open, Path(loaded.folder))
+                self._catch_up()
+                self._snapshots[name] = _replayed(snapshot, reader, self._position)
+        self._generations[number] = generation
         self._row.prepared = max(self._row.prepared, number)
+
+    def _open(self, folder: Path) -> tuple[Snapshot, Reader]:
+        """Opens a release, with the changes that it does not contain."""
+        reader = Reader(self._catalog)
+        return _replayed(self._open_release(folder), reader, self._page.log_position), reader
 
     def _forget(self) -> None:
         """Lets go of what is no longer served. Calls in flight keep their snapshots until they end."""
         # In this order: read the other way round, what was the next may be the current one by now, and be forgotten.
         following, current = self._page.next, self._page.current
-        if current not in self._prepared:
+        if current not in self._generations:
             return
         if current != self._number:
             self._switch(current)
         wanted = {following, current}
-        gone = [number for number in self._prepared if number not in wanted]
+        gone = [number for number in self._generations if number not in wanted]
         for number in gone:
-            del self._prepared[number]
-        names = {name for releases in self._prepared.values() for name in releases.loaded}
+            del self._generations[number]
+        names = {name for generation in self._generations.values() for name in generation.loaded}
         closed = [name for name in self._snapshots if name not in names]
         for name in closed:
             log.info("closed release %s", name)
@@ -150,6 +177,14 @@ class Follower:
         if closed:
             # Calls in flight may hold them still.
             asyncio.get_running_loop().call_later(_TRIM_S, _return_memory)
+
+
+def _replayed(snapshot: Snapshot, reader: Reader, to_position: int) -> Snapshot:
+    """The snapshot with the changes up to a position, in steps that bound the memory."""
+    while reader.position < to_position:
+        changes = reader.read(min(reader.position + _REPLAY_CHANGES, to_position))
+        snapshot = apply(snapshot, [c for c in changes if c.position > snapshot.manifest.log_position])
+    return snapshot
 
 
 def _return_memory() -> None:

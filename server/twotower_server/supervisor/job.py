@@ -26,6 +26,7 @@ class Job:
     name:    for its log lines, such as `worker 0`.
     address: where to serve, with the real port.
     folder:  what the processes of the server share: page, board, generations.
+    catalog: folder of the log of changes.
     slot:    a worker's row on the board.
     release: folder of the release to verify; None for workers, which look at the page.
     """
@@ -34,6 +35,7 @@ class Job:
     config: Config
     address: Address
     folder: Path
+    catalog: Path
     slot: int = 0
     release: Path | None = None
 
@@ -43,6 +45,7 @@ class Job:
             "config": self.config.to_json(),
             "address": str(self.address),
             "folder": str(self.folder),
+            "catalog": str(self.catalog),
             "slot": self.slot,
             "release": self.release and str(self.release),
         }
@@ -56,6 +59,7 @@ class Job:
             Config(**values["config"]),
             Address.parse(values["address"]),
             Path(values["folder"]),
+            Path(values["catalog"]),
             values["slot"],
             values["release"] and Path(values["release"]),
         )

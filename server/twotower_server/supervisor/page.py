@@ -5,7 +5,8 @@ A generation is a whole statement of what is served (`generation.py`). Its numbe
     current   what every call is served by, from the moment that it is stored
     next      what workers are to open beside it, before it becomes current
 
-Both are aligned 64-bit words, which a processor stores and loads in one piece. Only the supervisor writes.
+Only the supervisor writes these. Beside them stands where the log of changes ends, written by whoever holds its lock.
+All are aligned 64-bit words, which a processor stores and loads in one piece.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
-_CURRENT, _NEXT, _WORDS = 0, 1, 2
+_CURRENT, _NEXT, _LOG_POSITION, _LOG_BYTES, _WORDS = range(5)
 
 
 class Page:
@@ -44,3 +45,21 @@ class Page:
     @next.setter
     def next(self, number: int) -> None:
         self._words[_NEXT] = number
+
+    @property
+    def log_position(self) -> int:
+        """Number of the last change: a call that begins now sees all up to it."""
+        return self._words[_LOG_POSITION]
+
+    @log_position.setter
+    def log_position(self, position: int) -> None:
+        self._words[_LOG_POSITION] = position
+
+    @property
+    def log_bytes(self) -> int:
+        """Bytes of the log's file up to that change."""
+        return self._words[_LOG_BYTES]
+
+    @log_bytes.setter
+    def log_bytes(self, size_bytes: int) -> None:
+        self._words[_LOG_BYTES] = size_bytes

@@ -10,10 +10,11 @@ import ssl
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from twotower_server.catalog.log import Log
 from twotower_server.config import Address, Config, ConfigError, flag
 from twotower_server.errors import Reason, Refused, ReleaseRefused, TwoTowerError
 from twotower_server.release.fleet import Fleet
@@ -21,7 +22,7 @@ from twotower_server.release.repository import Repository, open_repository
 from twotower_server.release.stamp import is_stamped
 from twotower_server.supervisor.board import Board
 from twotower_server.supervisor.errors import NoRelease, WorkerFailed
-from twotower_server.supervisor.folder import server_folder
+from twotower_server.supervisor.folder import catalog_folder, server_folder
 from twotower_server.supervisor.job import Answer, Event, Job, Question, Report
 from twotower_server.supervisor.page import Page
 from twotower_server.supervisor.port import Port
@@ -60,8 +61,13 @@ def serve(config: Config, on_serving: Callable[[Serving], None], *, worker: str 
     """
     _check_tls(config)
     repository, release = _release_to_serve(config)
-    with Port(config.listen) as port, server_folder(config.data) as folder:
-        return asyncio.run(Supervisor(config, repository, release, port.address, folder, worker).run(on_serving))
+    with (
+        Port(config.listen) as port,
+        server_folder(config.data) as folder,
+        catalog_folder(config.data, str(repository)) as catalog,
+    ):
+        job = Job("", config, port.address, folder, catalog)
+        return asyncio.run(Supervisor(job, repository, release, worker).run(on_serving))
 
 
 def _release_to_serve(config: Config) -> tuple[Repository, str]:
@@ -103,14 +109,12 @@ def _check_tls(config: Config) -> None:
 class Supervisor:
     """Keeps `config.workers` workers on one port, all of them on what the switch says."""
 
-    def __init__(
-        self, config: Config, repository: Repository, release: str, address: Address, folder: Path, worker: str
-    ) -> None:
-        """release: to serve first. folder: that the processes of this server share. worker: entry of the workers."""
-        self._config = config
+    def __init__(self, job: Job, repository: Repository, release: str, worker: str) -> None:
+        """job: what all processes are told. release: to serve first. worker: entry of the workers."""
+        self._job = job
+        self._config = job.config
+        self._address = job.address
         self._release = release
-        self._address = address
-        self._folder = folder
         self._worker = worker
         self._processes: set[Process] = set()
         self._ready: set[int] = set()
@@ -118,10 +122,11 @@ class Supervisor:
         self._stopping = False
         self._verifying = asyncio.Lock()
         self._answering: set[asyncio.Task[None]] = set()
-        self._fleet = Fleet(repository, f"{socket.gethostname()}-{address.port}", config.follow_s)
-        page = Page(folder / "page", create=True)
-        self._board = Board(folder / "board", config.workers, create=True)
-        self._switch = Switch(config, self._fleet, folder, page, self._board, self._verify)
+        self._fleet = Fleet(repository, f"{socket.gethostname()}-{job.address.port}", job.config.follow_s)
+        page = Page(job.folder / "page", create=True)
+        Log(job.catalog, page).recover()
+        self._board = Board(job.folder / "board", job.config.workers, create=True)
+        self._switch = Switch(job.config, self._fleet, job.folder, page, self._board, self._verify)
 
     async def run(self, on_serving: Callable[[Serving], None]) -> bool:
         """As `serve`."""
@@ -183,9 +188,7 @@ class Supervisor:
         """Keeps one worker running. Raises when workers end in a loop and none is left."""
         failures = 0
         while True:
-            worker = await self._start(
-                self._worker, Job(f"worker {slot}", self._config, self._address, self._folder, slot)
-            )
+            worker = await self._start(self._worker, replace(self._job, name=f"worker {slot}", slot=slot))
             served_s = 0.0
             report = await worker.says()
             if isinstance(report, Report) and report.event is Event.DONE:
@@ -263,7 +266,7 @@ class Supervisor:
             if await asyncio.to_thread(is_stamped, folder, self._config.data):
                 return
             log.info("verifying release %s, once for this machine", folder.name)
-            job = Job("verifier", self._config, self._address, self._folder, release=folder)
+            job = replace(self._job, name="verifier", release=folder)
             verifier = await self._start(VERIFIER, job)
             report = await verifier.says()
             end = await verifier.ended()

@@ -26,11 +26,9 @@ if _version_not_supported:
 
 
 class CatalogServiceStub:
-    """Changes the catalog while it is served. Changes are numbered in one log and survive a restart; retrying is
-    safe.
-
-    These RPCs are a sketch: fields may be bettered until the server implements them. Until then:
-    UNIMPLEMENTED.
+    """Changes the catalog while it is served. Changes are numbered in one log, which outlives the server; when a
+    call returns they are on the disk, and every call that is sent afterwards sees them. A release that is loaded
+    later gets those that it was not built with. Retrying is safe.
     """
 
     def __init__(self, channel):
@@ -52,11 +50,9 @@ class CatalogServiceStub:
 
 
 class CatalogServiceServicer:
-    """Changes the catalog while it is served. Changes are numbered in one log and survive a restart; retrying is
-    safe.
-
-    These RPCs are a sketch: fields may be bettered until the server implements them. Until then:
-    UNIMPLEMENTED.
+    """Changes the catalog while it is served. Changes are numbered in one log, which outlives the server; when a
+    call returns they are on the disk, and every call that is sent afterwards sees them. A release that is loaded
+    later gets those that it was not built with. Retrying is safe.
     """
 
     def UpsertItems(self, request, context):
@@ -97,11 +93,9 @@ def add_CatalogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CatalogService:
-    """Changes the catalog while it is served. Changes are numbered in one log and survive a restart; retrying is
-    safe.
-
-    These RPCs are a sketch: fields may be bettered until the server implements them. Until then:
-    UNIMPLEMENTED.
+    """Changes the catalog while it is served. Changes are numbered in one log, which outlives the server; when a
+    call returns they are on the disk, and every call that is sent afterwards sees them. A release that is loaded
+    later gets those that it was not built with. Retrying is safe.
     """
 
     @staticmethod

@@ -1,0 +1,1 @@
+"""Live changes of the catalog: one numbered log, applied to every release that is loaded."""

@@ -1,0 +1,98 @@
+"""Changing the catalog: checked against every loaded release, written to the log, then served."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from twotower_server.catalog.change import Change
+from twotower_server.engine.limits import Limits
+from twotower_server.engine.route import ReleaseSource
+from twotower_server.errors import Reason, Refused
+from twotower_server.items.ids import item_keys
+from twotower_server.release.apply import evaluate
+
+log = logging.getLogger(__name__)
+
+
+class CatalogEngine:
+    """Takes changes. Its methods are called on the event loop; the log is written in a thread."""
+
+    def __init__(self, source: ReleaseSource, append: Callable[[Sequence[Change]], int], limits: Limits) -> None:
+        """append: makes changes durable and visible to every process; returns the last position."""
+        self._source = source
+        self._append = append
+        self.limits = limits
+
+    async def upsert(self, changes: Sequence[Change | Refused]) -> tuple[int, dict[int, Refused]]:
+        """Adds or replaces items. Returns the log's position, and what was refused, by index.
+
+        A change that no release can take is refused and not logged; of one that only some can take, the refusal
+        names the release.
+        """
+        self.limits.check("items", len(changes), "changes")
+        refused = {i: change for i, change in enumerate(changes) if isinstance(change, Refused)}
+        sound = [(i, change) for i, change in enumerate(changes) if isinstance(change, Change)]
+        loaded = self._source.now().loaded
+        answers: list[dict[str, Refused | None]] = [{} for _ in sound]
+        for release, snapshot in loaded.items():
+            for at, item in enumerate(evaluate(snapshot, [change for _, change in sound])):
+                if item is not None:
+                    answers[at][release] = item if isinstance(item, Refused) else None
+            await asyncio.sleep(0)
+        logged = []
+        for (i, change), answer in zip(sound, answers, strict=True):
+            why = {release: error for release, error in answer.items() if error is not None}
+            if not answer:
+                refused[i] = _not_loaded(change, loaded)
+            elif why:
+                refused[i] = _named(why, alone=len(why) < len(answer))
+            if not answer or len(why) == len(answer):
+                continue
+            logged.append(change)
+        return await self._log(logged), refused
+
+    async def delete(self, item_ids: Sequence[str]) -> tuple[int, list[int]]:
+        """Takes items out. Returns the log's position, and the places of ids that no loaded release has, ascending."""
+        self.limits.check("items", len(item_ids), "item_ids")
+        for i, item_id in enumerate(item_ids):
+            if not item_id:
+                raise Refused(Reason.FIELD_REQUIRED, "an id is empty", f"item_ids[{i}]")
+            self.limits.check_id(item_id, f"item_ids[{i}]")
+        keys = item_keys(item_ids)
+        found = np.zeros(len(keys), np.bool_)
+        for snapshot in self._source.now().loaded.values():
+            found |= snapshot.items.find(keys) >= 0
+        # All of them: a release that is not loaded may have them.
+        position = await self._log([Change(item_id) for item_id in item_ids])
+        return position, np.flatnonzero(~found).tolist()
+
+    async def _log(self, changes: Sequence[Change]) -> int:
+        try:
+            position = await asyncio.to_thread(self._append, changes)
+        except OSError as error:
+            log.error("the log of changes cannot be written: %s", error)
+            raise Refused(
+                Reason.STORE_UNAVAILABLE, "the log of changes cannot be written; nothing was changed, try again"
+            ) from None
+        self._source.now()  # applies them here, too, before the caller hears
+        return position
+
+
+def _named(why: dict[str, Refused], *, alone: bool) -> Refused:
+    release, error = next(iter(why.items()))
+    if not alone:
+        return error
+    return Refused(error.reason, f"release {release} alone: {error.message}", error.field)
+
+
+def _not_loaded(change: Change, loaded: object) -> Refused:
+    names = ", ".join(sorted(loaded))  # type: ignore[call-overload]
+    return Refused(
+        Reason.RELEASE_NOT_LOADED,
+        f"release {change.release[:63]!r} is not loaded; loaded are {names}",
+        "embedding.release",
+    )
