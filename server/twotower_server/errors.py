@@ -5,6 +5,8 @@ The domain raises these and knows nothing of gRPC; `rpc/status.py` holds the one
     TwoTowerError
     ├── Refused            a request, or one entry of it, that cannot be served: carries the contract's reason
     ├── ReleaseRefused     a release folder, schema or table that disagrees with itself
+    ├── StoreUnavailable   Redis does not answer; it may later
+    ├── StoreRefused       Redis answers, and cannot be used as it is
     └── ExtraMissing       a part of the package that is not installed
 """
 
@@ -64,6 +66,14 @@ class Refused(TwoTowerError):
 
 class ReleaseRefused(TwoTowerError):
     """A release, model folder, schema or table that cannot be used; the message says why and what to do."""
+
+
+class StoreUnavailable(TwoTowerError):
+    """Redis does not answer. The same may be tried again."""
+
+
+class StoreRefused(TwoTowerError):
+    """Redis cannot be used as it is: login, rights, memory, version; the message says what to do."""
 
 
 class ExtraMissing(TwoTowerError):

@@ -10,7 +10,7 @@ import pytest
 from twotower_server.cli import exit_code, main
 from twotower_server.cli.exit_code import ExitCode
 from twotower_server.config import ConfigError
-from twotower_server.errors import ReleaseRefused, TwoTowerError
+from twotower_server.errors import ReleaseRefused, StoreRefused, StoreUnavailable, TwoTowerError
 from twotower_server.supervisor.errors import NoRelease, PortTaken, WorkerFailed
 
 # Imports of the server and of training, which `twotower --help` must do without.
@@ -86,6 +86,8 @@ def test_modules_that_are_needed_are_those_of_the_extra() -> None:
         (ReleaseRefused("x"), 3),
         (PortTaken("x"), 4),
         (NoRelease("x"), 5),
+        (StoreUnavailable("x"), 7),
+        (StoreRefused("x"), 8),
         (WorkerFailed("x"), 1),
         (TwoTowerError("x"), 1),
     ],

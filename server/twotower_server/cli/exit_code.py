@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from twotower_server.config import ConfigError
-from twotower_server.errors import ExtraMissing, ReleaseRefused, TwoTowerError
+from twotower_server.errors import ExtraMissing, ReleaseRefused, StoreRefused, StoreUnavailable, TwoTowerError
 from twotower_server.supervisor.errors import NoRelease, PortTaken
 
 
@@ -23,6 +23,8 @@ class ExitCode(IntEnum):
     PORT_TAKEN = 4
     NO_RELEASE = 5
     EXTRA_MISSING = 6
+    STORE_UNAVAILABLE = 7
+    STORE_REFUSED = 8
     INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 
 
@@ -34,6 +36,8 @@ DESCRIPTION = {
     ExitCode.PORT_TAKEN: "the port belongs to another program",
     ExitCode.NO_RELEASE: "there is no release to serve",
     ExitCode.EXTRA_MISSING: "a part of the package is not installed",
+    ExitCode.STORE_UNAVAILABLE: "Redis does not answer; try again",
+    ExitCode.STORE_REFUSED: "Redis cannot be used as it is: login, rights, memory, version",
     ExitCode.INTERRUPTED: "interrupted",
 }
 
@@ -44,6 +48,8 @@ _CODES: dict[type[TwoTowerError], ExitCode] = {
     PortTaken: ExitCode.PORT_TAKEN,
     NoRelease: ExitCode.NO_RELEASE,
     ExtraMissing: ExitCode.EXTRA_MISSING,
+    StoreUnavailable: ExitCode.STORE_UNAVAILABLE,
+    StoreRefused: ExitCode.STORE_REFUSED,
 }
 
 

@@ -69,7 +69,7 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    _add_option(parser, "releases", "folder of releases, or its URL, as s3://bucket/releases; TWOTOWER_RELEASES")
+    add_option(parser, "releases", "folder of releases, or its URL, as s3://bucket/releases; TWOTOWER_RELEASES")
     return parser
 
 
@@ -83,7 +83,7 @@ def add_optional_name(parser: argparse.ArgumentParser) -> None:
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     data = next(option for option in OPTIONS if option.name == "data")
-    _add_option(parser, "data", f"{data.metadata['help']} (default: {default_of(data)})")
+    add_option(parser, "data", f"{data.metadata['help']} (default: {default_of(data)})")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +120,7 @@ def _number(text: str) -> float:
         return -1.0
 
 
-def _add_option(parser: argparse.ArgumentParser, name: str, help: str) -> None:
+def add_option(parser: argparse.ArgumentParser, name: str, help: str) -> None:
     """An option of `twotower serve`, which `config.load` parses and finds in the environment, too."""
     option = next(option for option in OPTIONS if option.name == name)
     parser.add_argument(flag(name), metavar=option.metadata["metavar"], help=help)

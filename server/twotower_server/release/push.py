@@ -1,0 +1,153 @@
+"""Writes the item vectors of a release to Redis, for programs that read them there, and compares what is there.
+
+A push can be killed at any point. How far it has come stands in Redis beside the vectors, so that the next one goes on
+from there; comparing everything at the end finds what Redis has lost meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twotower_server.errors import StoreRefused
+from twotower_server.items.catalog import Catalog
+from twotower_server.items.ids import KeyTable, item_keys
+from twotower_server.items.redis import PLAIN, RedisKeys, RedisStore
+from twotower_server.release import format as files
+from twotower_server.release.format import Manifest
+from twotower_server.release.progress import Progress
+from twotower_server.release.vectors import open_vectors
+
+Verify = Literal["all", "sample", "none"]
+
+_SAMPLE = 10_000
+# What one batch may hold, so that vectors of many dimensions stay within Redis's buffers.
+_BATCH_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What a push has done, in items.
+
+    written: by this push. resumed: by one before, which it went on from. compared: read back.
+    repaired: missing or different when they were read back, and written once more.
+    """
+
+    release: str
+    items: int
+    written: int
+    resumed: int
+    compared: int
+    repaired: int
+
+
+class ReleasePush:
+    """One release and where its vectors go."""
+
+    def __init__(self, folder: Path, store: RedisStore, keys: RedisKeys, *, plain: bool = False) -> None:
+        """folder: of a verified release. plain: under `item_emb:<item_id>`. Raises ReleaseRefused."""
+        self.manifest = Manifest.load(folder)
+        self._catalog = Catalog.open(folder / files.ITEMS)
+        self._vectors = open_vectors(folder / files.VECTORS, self.manifest.items, self.manifest.dimension)
+        self._sha256 = self.manifest.to_json()["sha256"]
+        self._store = store
+        self._beginning = PLAIN if plain else keys.items(self.manifest.release)
+        # The plain keys hold one release after another, so they have one mark.
+        self._mark = keys.pushed("" if plain else self.manifest.release)
+        self._value_bytes = self.manifest.dimension * 4
+        self._batch = max(1, min(store.batch, _BATCH_BYTES // self._value_bytes))
+
+    def run(self, progress: Progress, verify: Verify = "all") -> Pushed:
+        """Writes what is not there, then compares. Raises StoreUnavailable and StoreRefused."""
+        items = self.manifest.items
+        resumed = self._rows_done()
+        progress.start("writing vectors", items)
+        progress.advance(resumed)
+        for rows in self._batches(np.arange(resumed, items)):
+            self._store.write(dict(zip(self._keys(rows), self._values(rows), strict=True)))
+            self._set_rows_done(int(rows[-1]) + 1)
+            progress.advance(len(rows))
+        compared = self._to_compare(verify)
+        progress.start("comparing vectors", len(compared))
+        repaired = 0
+        for rows in self._batches(compared):
+            repaired += self._repair(rows)
+            progress.advance(len(rows))
+        return Pushed(self.manifest.release, items, items - resumed, resumed, len(compared), repaired)
+
+    def other_plain(self, *, remove: bool) -> int:
+        """How many plain keys are of items that this release lacks: what it was pushed over has left them."""
+        rows = KeyTable(self._catalog.keys)
+        found = 0
+        for keys in self._store.scan(PLAIN):
+            there = rows.rows(item_keys(key.removeprefix(PLAIN) for key in keys)) >= 0
+            others = [key for key, of_release in zip(keys, there, strict=True) if not of_release]
+            found += len(others)
+            if remove and others:
+                self._store.remove(others)
+        return found
+
+    def _to_compare(self, verify: Verify) -> NDArray[np.int64]:
+        items = self.manifest.items
+        if verify == "none":
+            return np.arange(0)
+        if verify == "all" or items <= _SAMPLE:
+            return np.arange(items)
+        return np.sort(np.random.default_rng().choice(items, _SAMPLE, replace=False))
+
+    def _repair(self, rows: NDArray[np.int64]) -> int:
+        """Writes those of the rows again that are not what they should be; how many."""
+        wrong = self._wrong(rows)
+        if wrong.size:
+            self._store.write(dict(zip(self._keys(wrong), self._values(wrong), strict=True)))
+            if self._wrong(wrong).size:
+                raise StoreRefused(
+                    f"{self._store} loses what is written to it, or another program writes the same keys: "
+                    f"{wrong.size} of {len(rows)} vectors were not what was written, twice"
+                )
+        return wrong.size
+
+    def _wrong(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        wanted, found = self._values(rows), self._store.read(self._keys(rows))
+        if wanted == found:
+            return rows[:0]
+        return rows[[value != other for value, other in zip(wanted, found, strict=True)]]
+
+    def _batches(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        for start in range(0, len(rows), self._batch):
+            yield rows[start : start + self._batch]
+
+    def _keys(self, rows: NDArray[np.int64]) -> list[str]:
+        beginning = self._beginning
+        return [beginning + item_id for item_id in self._catalog.item_ids(rows)]
+
+    def _values(self, rows: NDArray[np.int64]) -> list[bytes]:
+        """Vectors of rows: float32, little-endian."""
+        size, data = self._value_bytes, self._vectors[rows].tobytes()
+        return [data[at : at + size] for at in range(0, len(data), size)]
+
+    def _rows_done(self) -> int:
+        """How many rows the push before has written; 0 when that was another release."""
+        try:
+            mark = json.loads(self._store.text(self._mark) or "null")
+            if mark["sha256"] == self._sha256:
+                return min(int(mark["rows"]), self.manifest.items)
+        except (ValueError, TypeError, KeyError):
+            pass
+        return 0
+
+    def _set_rows_done(self, rows: int) -> None:
+        self._store.set_text(self._mark, json.dumps({"sha256": self._sha256, "rows": rows}))
+
+
+def expire_release(release: str, store: RedisStore, keys: RedisKeys, seconds: int) -> int:
+    """Lets a release's vectors vanish from Redis in a while; how many there were that did not do so anyway."""
+    # First the mark: a push that comes back to the release writes all of it again, which ends the expiry.
+    store.remove([keys.pushed(release)])
+    return sum(store.expire(found, seconds) for found in store.scan(keys.items(release)) if found)
