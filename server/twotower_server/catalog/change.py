@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,8 +32,8 @@ class Change:
     def deletes(self) -> bool:
         return self.row is None and self.vector is None
 
-    def to_bytes(self) -> bytes:
-        """For the log: JSON, without the position, which the log keeps itself."""
+    def to_json(self) -> dict[str, Any]:
+        """For the log; without the position, which the log keeps itself."""
         values: dict[str, Any] = {"item_id": self.item_id}
         if self.row is not None:
             values["features"] = dict(self.row.features)
@@ -45,11 +44,11 @@ class Change:
             values["attributes"] = dict(self.attributes)
         if self.sequence:
             values["sequence"] = self.sequence
-        return json.dumps(values, ensure_ascii=False).encode()
+        return values
 
     @classmethod
-    def from_bytes(cls, position: int, data: bytes) -> Change:
-        values = json.loads(data)
+    def from_json(cls, position: int, values: Mapping[str, Any]) -> Change:
+        """Reads what `to_json` gave. Raises KeyError, TypeError or AttributeError for something else."""
         row = None
         if "features" in values:
             strings = {name: Strings(listed) for name, listed in values["string_features"].items()}

@@ -12,7 +12,6 @@ from twotower_server.catalog.change import Change
 from twotower_server.engine.limits import Limits
 from twotower_server.engine.route import ReleaseSource
 from twotower_server.errors import Reason, Refused
-from twotower_server.items.ids import item_keys
 from twotower_server.release.apply import evaluate
 
 log = logging.getLogger(__name__)
@@ -21,8 +20,10 @@ log = logging.getLogger(__name__)
 class CatalogEngine:
     """Takes changes. Its methods are called on the event loop; the log is written in a thread."""
 
-    def __init__(self, source: ReleaseSource, append: Callable[[Sequence[Change]], int], limits: Limits) -> None:
-        """append: makes changes durable and visible to every process; returns the last position."""
+    def __init__(self, source: ReleaseSource, append: Callable[[Sequence[Change], int], int], limits: Limits) -> None:
+        """append: makes changes durable and visible to every process, at positions greater than what it is given;
+        returns the last one.
+        """
         self._source = source
         self._append = append
         self.limits = limits
@@ -62,17 +63,18 @@ class CatalogEngine:
             if not item_id:
                 raise Refused(Reason.FIELD_REQUIRED, "an id is empty", f"item_ids[{i}]")
             self.limits.check_id(item_id, f"item_ids[{i}]")
-        keys = item_keys(item_ids)
-        found = np.zeros(len(keys), np.bool_)
+        found = np.zeros(len(item_ids), np.bool_)
         for snapshot in self._source.now().loaded.values():
-            found |= snapshot.items.find(keys) >= 0
+            found |= snapshot.items.holds(item_ids)
         # All of them: a release that is not loaded may have them.
         position = await self._log([Change(item_id) for item_id in item_ids])
         return position, np.flatnonzero(~found).tolist()
 
     async def _log(self, changes: Sequence[Change]) -> int:
+        # Releases that were built with changes of another log contain none of these.
+        beyond = max(snapshot.manifest.log_position for snapshot in self._source.now().loaded.values())
         try:
-            position = await asyncio.to_thread(self._append, changes)
+            position = await asyncio.to_thread(self._append, changes, beyond)
         except OSError as error:
             log.error("the log of changes cannot be written: %s", error)
             raise Refused(

@@ -138,6 +138,12 @@ class Items:
             rows = np.where(found >= 0, found + start, rows)
         return rows
 
+    def holds(self, item_ids: Sequence[str]) -> list[bool]:
+        """Whether each item is there: it, and no other whose id has the same key."""
+        rows = self.find(item_keys(item_ids))
+        found = iter(self.item_ids(rows[rows >= 0]))
+        return [row >= 0 and next(found) == item_id for row, item_id in zip(rows.tolist(), item_ids, strict=True)]
+
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Vectors of rows: float32 [n, dimension]; of no meaning where a row is -1."""
         if self._base is not None:

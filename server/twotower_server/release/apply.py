@@ -11,7 +11,7 @@ import numpy as np
 from twotower_server.catalog.change import Change
 from twotower_server.errors import Reason, Refused
 from twotower_server.features.row import Row
-from twotower_server.items.attribute import AttributeKind, AttributeValue
+from twotower_server.items.attribute import AttributeKind
 from twotower_server.items.ids import item_keys
 from twotower_server.items.live import Item
 from twotower_server.release.snapshot import Snapshot
@@ -35,6 +35,7 @@ def apply(snapshot: Snapshot, changes: Sequence[Change]) -> Snapshot:
         return snapshot
     upserted = [item for item in last.values() if item is not None]
     deleted = [id for id, item in last.items() if item is None]
+    deleted = [id for id, held in zip(deleted, snapshot.items.holds(deleted), strict=True) if held]
     return replace(snapshot, items=snapshot.items.changed(upserted, deleted))
 
 
@@ -47,24 +48,32 @@ def evaluate(snapshot: Snapshot, changes: Sequence[Change]) -> list[Item | Refus
         encoded = snapshot.item_encoder.encode([changes[i].row or _NOTHING for i in chunk])
         vectors = snapshot.embed_items(encoded)
         for at, i in enumerate(chunk):
-            found[i] = encoded.refused.get(at) or Item(changes[i].item_id, vectors[at], changes[i].attributes)
+            why = encoded.refused.get(at)
+            found[i] = why.within("item") if why else Item(changes[i].item_id, vectors[at], changes[i].attributes)
     for i, change in enumerate(changes):
         if change.vector is not None and change.release == snapshot.release:
             vector = snapshot.normalised(np.array([change.vector], np.float32))[0]
             found[i] = Item(change.item_id, vector, change.attributes)
-    owners: dict[int, str] = {}
     keys = item_keys([change.item_id for change in changes])
     rows = snapshot.items.find(keys)
-    ids = snapshot.items.item_ids(rows[rows >= 0])
-    held = dict(zip(np.flatnonzero(rows >= 0).tolist(), ids, strict=True))
-    for i, item in enumerate(found):
-        if isinstance(item, Item):
-            owner = owners.setdefault(int(keys[i]), held.get(i, item.item_id))
-            found[i] = _refusal(snapshot, item, owner) or item
+    known = rows >= 0
+    owners = dict(zip(keys[known].tolist(), snapshot.items.item_ids(rows[known]), strict=True))
+    # In the order of the log, so that it is all the same how many changes are applied at once.
+    for i, (key, change) in enumerate(zip(keys.tolist(), changes, strict=True)):
+        item = found[i]
+        if change.deletes:
+            if owners.get(key) == change.item_id:
+                del owners[key]
+        elif isinstance(item, Item):
+            why = _refusal(snapshot, change, item, owners.get(key, item.item_id))
+            if why is None:
+                owners[key] = item.item_id
+            else:
+                found[i] = why
     return found
 
 
-def _refusal(snapshot: Snapshot, item: Item, owner: str) -> Refused | None:
+def _refusal(snapshot: Snapshot, change: Change, item: Item, owner: str) -> Refused | None:
     if item.vector.size != snapshot.manifest.dimension:
         return Refused(
             Reason.DIMENSION_MISMATCH,
@@ -73,7 +82,8 @@ def _refusal(snapshot: Snapshot, item: Item, owner: str) -> Refused | None:
         )
     # A finite squared norm: as engine.embed.is_comparable has it.
     if not math.isfinite(np.vdot(item.vector, item.vector)):
-        return Refused(Reason.VALUE_NOT_FINITE, "the vector is not finite, or too long to be compared", "item.features")
+        field = "item.features" if change.vector is None else "embedding.values"
+        return Refused(Reason.VALUE_NOT_FINITE, "the vector is not finite, or too long to be compared", field)
     if owner != item.item_id:
         return Refused(
             Reason.ITEM_KEY_COLLISION,
@@ -83,14 +93,10 @@ def _refusal(snapshot: Snapshot, item: Item, owner: str) -> Refused | None:
     kinds = snapshot.items.catalog.attribute_kinds
     for name, value in item.attributes.items():
         kind = kinds.get(name)
-        if kind is not None and not _is_of(value, kind):
+        if kind is not None and not isinstance(value, _TYPES[kind]):
             return Refused(
                 Reason.FEATURE_TYPE,
                 f"the attribute {name} of release {snapshot.release} is a {kind}",
                 f"attributes[{name}]",
             )
     return None
-
-
-def _is_of(value: AttributeValue, kind: AttributeKind) -> bool:
-    return isinstance(value, _TYPES[kind]) and (kind != "number" or math.isfinite(value))  # type: ignore[arg-type]

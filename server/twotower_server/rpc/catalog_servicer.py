@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from twotower import v1
@@ -70,6 +72,8 @@ class CatalogServicer:
                 "a change is kept for releases to come: send features by name, not dense_features or vector_features",
                 "item.dense_features" if item.dense_features else "item.vector_features",
             )
+        if not (item.features or item.string_features):
+            raise Refused(Reason.FIELD_REQUIRED, "send the item's features, or a ready embedding", "item.features")
         strings = {name: Strings(list(listed.values)) for name, listed in item.string_features.items()}
         return Change(
             item.item_id, row=Row(dict(item.features), strings), attributes=attributes, sequence=change.sequence
@@ -81,6 +85,8 @@ def _attribute(name: str, value: v1.AttributeValue) -> AttributeValue:
         case "text":
             return value.text
         case "number":
+            if not math.isfinite(value.number):
+                raise Refused(Reason.VALUE_NOT_FINITE, f"the attribute {name} is not finite", f"attributes[{name}]")
             return value.number
         case "flag":
             return value.flag

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -45,8 +46,12 @@ def server_folder(data: Path) -> Iterator[Path]:
 
 @contextmanager
 def catalog_folder(data: Path, releases: str) -> Iterator[Path]:
-    """The folder of the log for one place of releases. Raises TwoTowerError when another server has it."""
-    folder = data / "catalog" / hashlib.sha256(releases.encode()).hexdigest()[:16]
+    """The folder of the log for one place of releases, a folder or a URL, however it is written.
+
+    Raises TwoTowerError when another server has it.
+    """
+    place = releases if "://" in releases else os.path.abspath(releases)
+    folder = data / "catalog" / hashlib.sha256(place.encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "server").open("a+")

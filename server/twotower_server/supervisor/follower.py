@@ -6,10 +6,11 @@ import asyncio
 import ctypes
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from twotower_server.catalog.change import Change
 from twotower_server.catalog.log import Reader
 from twotower_server.engine.route import Releases
 from twotower_server.errors import Reason, Refused, ReleaseRefused
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 # How long a worker takes to notice that there is something to open. Reading the page costs 22 ns.
 _LOOK_S = 0.01
 _TRIM_S = 1.0
-# Changes that are read and applied at once while a release is opened.
+# Changes that are applied at once while a release is opened.
 _REPLAY_CHANGES = 1024
 
 
@@ -55,12 +56,13 @@ class Follower:
         self._number = 0
         self._releases: Releases | None = None
         self._log = Reader(catalog)
-        self._position = 0  # of the last change that is in every snapshot
+        self._unapplied: list[Change] = []  # read, but an error came before every snapshot had them
+        self._log_bytes = 0  # up to which every snapshot has the changes
         row.prepared = row.refused = 0  # the slot's last worker may have come further
 
     def now(self) -> Releases:
         """What serves a call that begins now: read from the page every time, which makes a switch atomic."""
-        if self._page.log_position != self._position:
+        if self._page.log_bytes != self._log_bytes:
             self._catch_up()
         number = self._page.current
         if number != self._number or self._releases is None:
@@ -83,11 +85,12 @@ class Follower:
 
     def _catch_up(self) -> None:
         """Applies the changes that were logged since, to every release."""
-        position = self._page.log_position
-        changes = self._log.read(position)
-        for name, snapshot in self._snapshots.items():
-            self._snapshots[name] = apply(snapshot, [c for c in changes if c.position > snapshot.manifest.log_position])
-        self._position = position
+        log_bytes = self._page.log_bytes
+        for changes in self._log.read(log_bytes):
+            self._unapplied += changes
+        self._snapshots = {name: _changed(snapshot, self._unapplied) for name, snapshot in self._snapshots.items()}
+        self._unapplied = []
+        self._log_bytes = log_bytes
         self._releases = None
 
     async def prepare_current(self) -> None:
@@ -146,14 +149,14 @@ class Follower:
                 # In a thread: it takes tens of milliseconds, and calls go on meanwhile.
                 snapshot, reader = await asyncio.to_thread(self._open, Path(loaded.folder))
                 self._catch_up()
-                self._snapshots[name] = _replayed(snapshot, reader, self._position)
+                self._snapshots[name] = _replayed(snapshot, reader, self._log_bytes)
         self._generations[number] = generation
         self._row.prepared = max(self._row.prepared, number)
 
     def _open(self, folder: Path) -> tuple[Snapshot, Reader]:
         """Opens a release, with the changes that it does not contain."""
         reader = Reader(self._catalog)
-        return _replayed(self._open_release(folder), reader, self._page.log_position), reader
+        return _replayed(self._open_release(folder), reader, self._page.log_bytes), reader
 
     def _forget(self) -> None:
         """Lets go of what is no longer served. Calls in flight keep their snapshots until they end."""
@@ -179,12 +182,19 @@ class Follower:
             asyncio.get_running_loop().call_later(_TRIM_S, _return_memory)
 
 
-def _replayed(snapshot: Snapshot, reader: Reader, to_position: int) -> Snapshot:
-    """The snapshot with the changes up to a position, in steps that bound the memory."""
-    while reader.position < to_position:
-        changes = reader.read(min(reader.position + _REPLAY_CHANGES, to_position))
-        snapshot = apply(snapshot, [c for c in changes if c.position > snapshot.manifest.log_position])
-    return snapshot
+def _replayed(snapshot: Snapshot, reader: Reader, to_bytes: int) -> Snapshot:
+    """The snapshot with the changes up to an end of the log, in steps that bound the memory."""
+    waiting: list[Change] = []
+    for changes in reader.read(to_bytes):
+        waiting += changes
+        if len(waiting) >= _REPLAY_CHANGES:
+            snapshot, waiting = _changed(snapshot, waiting), []
+    return _changed(snapshot, waiting)
+
+
+def _changed(snapshot: Snapshot, changes: Sequence[Change]) -> Snapshot:
+    """The snapshot with those of the changes that its release does not contain."""
+    return apply(snapshot, [change for change in changes if change.position > snapshot.manifest.log_position])
 
 
 def _return_memory() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
-_CURRENT, _NEXT, _LOG_POSITION, _LOG_BYTES, _WORDS = range(5)
+_CURRENT, _NEXT, _LOG_BYTES, _WORDS = range(4)
 
 
 class Page:
@@ -47,17 +47,8 @@ class Page:
         self._words[_NEXT] = number
 
     @property
-    def log_position(self) -> int:
-        """Number of the last change: a call that begins now sees all up to it."""
-        return self._words[_LOG_POSITION]
-
-    @log_position.setter
-    def log_position(self, position: int) -> None:
-        self._words[_LOG_POSITION] = position
-
-    @property
     def log_bytes(self) -> int:
-        """Bytes of the log's file up to that change."""
+        """Bytes of the log's file that count: a call that begins now sees all changes in them."""
         return self._words[_LOG_BYTES]
 
     @log_bytes.setter

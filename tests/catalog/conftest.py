@@ -1,0 +1,59 @@
+"""A log of changes in a folder, and where it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from twotower_server.catalog.change import Change
+from twotower_server.catalog.log import Log, Reader
+
+
+@dataclass(slots=True)
+class End:
+    """What the page says, in this process alone."""
+
+    log_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Catalog:
+    """A log that was recovered in a folder."""
+
+    folder: Path
+    end: End
+    log: Log
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "log"
+
+    def append(self, *item_ids: str) -> int:
+        return self.log.append([Change(item_id) for item_id in item_ids])
+
+    def all(self) -> list[Change]:
+        """What somebody reads who begins now."""
+        return [change for changes in Reader(self.folder).read(self.end.log_bytes) for change in changes]
+
+    def ids(self) -> list[str]:
+        return ids(self.all())
+
+
+def ids(changes: Sequence[Change]) -> list[str]:
+    return [change.item_id for change in changes]
+
+
+def recovered(folder: Path) -> Catalog:
+    """The log as a server finds it that starts."""
+    end = End()
+    log = Log(folder, end)
+    log.recover()
+    return Catalog(folder, end, log)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    return recovered(tmp_path)
