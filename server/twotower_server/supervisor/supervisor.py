@@ -152,7 +152,9 @@ class Supervisor:
         keeping: list[Coroutine[Any, Any, None]] = [
             self._keep(slot, on_serving) for slot in range(self._config.workers)
         ]
-        tasks = [asyncio.create_task(coroutine) for coroutine in (*keeping, self._switch.follow())]
+        tasks = [
+            asyncio.create_task(coroutine) for coroutine in (*keeping, self._switch.follow(), self._switch.report())
+        ]
         try:
             await asyncio.gather(*tasks)
         finally:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,10 +25,13 @@ from twotower_server.release.fleet import Fleet, Server, check_shares
 from twotower_server.supervisor.board import COLUMNS, Board
 from twotower_server.supervisor.generation import Generation, Loaded, refusal_path
 from twotower_server.supervisor.page import Page
+from twotower_server.supervisor.thread import in_thread
 
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.005
+# When the place of releases has failed a load, it is tried again.
+_RETRY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,10 @@ class Switch:
         self._columns: dict[str, int] = {}  # by release, in the order of their loading
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._refused: dict[str, str] = {}
-        self._failure = ""
+        self._announced: str | None = None
+        self._follow_now = asyncio.Event()
+        self._report_now = asyncio.Event()
+        self._failures: dict[str, str] = {}  # of following and reporting, at the moment
         self._rested: dict[str, float] = {}  # loaded, but not active and not in the split: since when
 
     @property
@@ -83,7 +90,7 @@ class Switch:
         """Makes the first generation, before there are workers. Raises ReleaseRefused."""
         folder = await self._verified(active)
         generation = Generation(1, active, {active: self._loaded(active, folder)})
-        shares = await asyncio.to_thread(self._fleet.shares, active)
+        shares = await in_thread(self._fleet.shares, active)
         for name in shares:
             if name != active:
                 more = await self._verified(name)
@@ -97,35 +104,34 @@ class Switch:
 
     async def states(self) -> list[State]:
         """Every release of the repository and every loaded one, by name."""
-        names, servers = await asyncio.to_thread(lambda: (self._fleet.repository.names(), self._fleet.servers()))
+        names, servers = await in_thread(lambda: (self._fleet.repository.names(), self._fleet.servers()))
         return [self._state(name, servers) for name in sorted({*names, *self.generation.loaded})]
 
     async def degraded(self) -> list[str]:
         """What does not work as it should, one sentence each."""
         failed = [f"release {name} is refused: {reason}" for name, reason in sorted(self._refused.items())]
-        return failed + ([f"the releases folder cannot be followed: {self._failure}"] if self._failure else [])
+        return failed + [f"the releases folder cannot be {what}; the server's log says why" for what in self._failures]
 
     async def load(self, release: str) -> State:
         """Begins to verify and open a release. Raises FIELD_REQUIRED or RELEASE_NOT_FOUND."""
         await self._check_known(release)
-        if release not in self.generation.loaded and release not in self._loading:
-            self._refused.pop(release, None)
-            self._loading[release] = asyncio.create_task(self._load(release))
-        return self._state(release, await asyncio.to_thread(self._fleet.servers))
+        self._refused.pop(release, None)
+        self._begin_load(release)
+        return self._state(release, await in_thread(self._fleet.servers))
 
     async def activate(self, release: str, expected_active: str = "") -> str:
         """Makes a loaded release the active one; returns the one before. All traffic then goes to it.
 
         Raises FIELD_REQUIRED, RELEASE_NOT_LOADED, RELEASE_MISMATCH, or NOT_READY when a worker cannot follow.
         """
+        self._check_switch(release, expected_active)
+        if release != self.generation.active:
+            await in_thread(self._fleet.wait_loaded, release, self._config.fleet_timeout_s)
         async with self._lock:
+            self._check_switch(release, expected_active)
             before = self.generation
-            if expected_active and expected_active != before.active:
-                raise _mismatch(f"the active release is {before.active}, not {expected_active}", "expected_active")
-            self._check_loaded(release)
             if release == before.active and not before.shares:
                 return before.active
-            await asyncio.to_thread(self._fleet.wait_loaded, release, self._config.fleet_timeout_s)
             generation = replace(before, active=release, shares={})
             await self._publish(generation, lambda: self._fleet.activate(release, before.active))
             log.info("activated release %s; before it %s was active", release, before.active)
@@ -137,17 +143,19 @@ class Switch:
             raise Refused(Reason.FIELD_REQUIRED, "name the release to go back from", "from_release")
         if from_release != self.generation.active:
             raise _mismatch(f"the active release is {self.generation.active}, not {from_release}", "from_release")
-        previous = await asyncio.to_thread(self._fleet.previous, from_release)
+        previous = await in_thread(self._fleet.previous, from_release)
         if previous is None:
             raise Refused(
                 Reason.RELEASE_NOT_FOUND,
                 f"no release is known to have been active before {from_release}",
                 "from_release",
             )
-        if previous not in self.generation.loaded:
-            await self._load(previous)
-            if previous in self._refused:
-                raise Refused(Reason.RELEASE_NOT_LOADED, f"{previous}: {self._refused[previous]}", "from_release")
+        self._refused.pop(previous, None)
+        self._begin_load(previous)
+        if previous in self._loading:
+            await asyncio.wait([self._loading[previous]])
+        if previous in self._refused:
+            raise Refused(Reason.RELEASE_NOT_LOADED, f"{previous}: {self._refused[previous]}", "from_release")
         await self.activate(previous, from_release)
         return previous
 
@@ -169,31 +177,50 @@ class Switch:
 
     async def follow(self) -> None:
         """Looks, for ever, at what the repository says is active or to be loaded, and retires old releases."""
+        try:
+            while True:
+                await _wait(self._follow_now, self._config.follow_s)
+                with self._failing("followed"):
+                    await self._look()
+                    await self._retire()
+        finally:
+            for loading in self._loading.values():
+                loading.cancel()
+
+    async def report(self) -> None:
+        """Tells the fleet, for ever, what this server serves and that it lives, whatever else it waits for.
+
+        Without a healthy worker it says nothing: nobody shall wait for it.
+        """
         while True:
-            await asyncio.sleep(self._config.follow_s)
-            try:
-                await self._look()
-                await self._retire()
-                self._failure = ""
-            except (TwoTowerError, OSError) as error:
-                if str(error) != self._failure:  # once, not every second
-                    log.error("cannot follow the releases folder: %s", error)
-                self._failure = str(error)
+            now = self.generation
+            if any(row.healthy for row in self._board.rows):
+                with self._failing("written"):
+                    await in_thread(self._fleet.report, now.active, now.shares, list(now.loaded), dict(self._refused))
+            await _wait(self._report_now, self._config.follow_s)
 
     async def _look(self) -> None:
-        announced, active, shares = await asyncio.to_thread(self._wanted)
-        wanted = {active, *shares} | ({announced} if announced else set())
-        for name in sorted(wanted - self.generation.loaded.keys() - self._refused.keys()):
-            await self._load(name)
+        self._announced, active, shares = await in_thread(self._wanted)
+        for name in sorted(self._needed_names(active, shares) - self._refused.keys()):
+            self._begin_load(name)
         async with self._lock:
             # Read again: a caller of this server may have changed it while the lock was not held.
-            _, active, shares = await asyncio.to_thread(self._wanted)
+            _, active, shares = await in_thread(self._wanted)
             before = self.generation
             if (active, shares) != (before.active, before.shares) and before.loaded.keys() >= {active, *shares}:
                 await self._publish(replace(before, active=active, shares=shares))
                 log.info("activated release %s, as the releases folder says", active)
-        after = self.generation
-        await asyncio.to_thread(self._fleet.report, after.active, after.shares, list(after.loaded), dict(self._refused))
+
+    @contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
+        """Goes on, and logs, when the releases folder cannot be used."""
+        try:
+            yield
+            self._failures.pop(what, None)
+        except (TwoTowerError, OSError) as error:
+            if str(error) != self._failures.get(what):  # once, not every second
+                log.error("the releases folder cannot be %s: %s", what, error)
+            self._failures[what] = str(error)
 
     def _wanted(self) -> tuple[str | None, str, dict[str, float]]:
         """What the repository says: the release to load, the active one, the shares."""
@@ -217,27 +244,37 @@ class Switch:
                 kept = {n: loaded for n, loaded in before.loaded.items() if n not in gone or self._needed(n)}
                 await self._publish(replace(before, loaded=kept))
             log.info("retired %s", ", ".join(gone))
+        self._fleet.repository.use({*self.generation.loaded, *self._loading})
 
     # ---- how
 
+    def _begin_load(self, release: str) -> None:
+        if release not in self.generation.loaded and release not in self._loading:
+            self._loading[release] = asyncio.create_task(self._load(release))
+
     async def _load(self, release: str) -> None:
-        """Verifies and opens; a refusal is kept for `states`."""
+        """Fetches, verifies and opens; a refusal is kept for `states`."""
         try:
             loaded = self._loaded(release, await self._verified(release))
             async with self._lock:
                 before = self.generation
                 self._rested[release] = time.monotonic()
                 await self._publish(replace(before, loaded={**before.loaded, release: loaded}))
-            self._refused.pop(release, None)
             log.info("loaded release %s", release)
         except TwoTowerError as error:
             self._refused[release] = error.message if isinstance(error, Refused) else str(error)
             log.error("release %s is refused: %s", release, error)
+        except OSError as error:  # not the release's fault
+            self._refused[release] = "it cannot be read at the moment; the server's log says why"
+            asyncio.get_running_loop().call_later(_RETRY_S, self._refused.pop, release, None)
+            log.error("release %s cannot be read: %s", release, error)
         finally:
             self._loading.pop(release, None)
+            self._follow_now.set()
+            self._report_now.set()
 
     async def _verified(self, release: str) -> Path:
-        folder = await asyncio.to_thread(self._fleet.repository.local, release)
+        folder = await in_thread(self._fleet.repository.local, release)
         await self._verify(folder)
         return folder
 
@@ -262,13 +299,14 @@ class Switch:
         self._page.next = generation.number
         try:
             await self._opened(generation.number)
-            await asyncio.to_thread(commit)
+            await in_thread(commit)
         except BaseException:
             self._page.next = before.number
             Generation.remove(self._folder, generation.number)
             raise
         self._page.current = generation.number
         self._generation = generation
+        self._report_now.set()
         Generation.remove(self._folder, before.number)
 
     async def _opened(self, number: int) -> None:
@@ -308,13 +346,21 @@ class Switch:
         return State(release, state, reason, served, [s.name for s in servers if release in s.loaded])
 
     def _needed(self, release: str) -> bool:
-        generation = self.generation
-        return release == generation.active or release in generation.shares
+        return release in self._needed_names(self.generation.active, self.generation.shares)
+
+    def _needed_names(self, active: str, shares: Mapping[str, float]) -> set[str]:
+        return {active, *shares} | ({self._announced} if self._announced else set())
+
+    def _check_switch(self, release: str, expected_active: str) -> None:
+        active = self.generation.active
+        if expected_active and expected_active != active:
+            raise _mismatch(f"the active release is {active}, not {expected_active}", "expected_active")
+        self._check_loaded(release)
 
     async def _check_known(self, release: str) -> None:
         if not release:
             raise Refused(Reason.FIELD_REQUIRED, "name the release", "release")
-        names = await asyncio.to_thread(self._fleet.repository.names)
+        names = await in_thread(self._fleet.repository.names)
         if release not in names:
             raise Refused(
                 Reason.RELEASE_NOT_FOUND,
@@ -332,6 +378,13 @@ class Switch:
                 f"release {release[:63]!r} is not loaded; loaded are {loaded}; LoadRelease loads it",
                 field,
             )
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    """Until the event, at most for a time; the event is over then."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), timeout_s)
+    event.clear()
 
 
 def _mismatch(message: str, field: str) -> Refused:
