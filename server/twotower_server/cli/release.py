@@ -150,12 +150,15 @@ def _position(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Runs the command of the parsed arguments; the exit code. Raises TwoTowerError with the reason."""
     config = load(vars(args), os.environ)
+    task = Task(config, args)
     try:
-        return int(args.run(Task(config, args)))
+        return int(args.run(task))
     except Refused as error:  # its reason is for programs that call a server
         raise TwoTowerError(error.message) from None
     except OSError as error:
         raise TwoTowerError(f"{config.releases} cannot be used: {error}") from None
+    finally:
+        task.close()
 
 
 def _build(task: Task) -> ExitCode:

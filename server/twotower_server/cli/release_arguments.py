@@ -34,6 +34,11 @@ class Task:
         except ReleaseRefused as error:
             raise NoRelease(str(error)) from None
 
+    def close(self) -> None:
+        """Frees what was fetched."""
+        if "fleet" in vars(self):
+            self.fleet.repository.use(())
+
     def active(self) -> str:
         """The name of the active release. Raises NoRelease."""
         try:

@@ -46,24 +46,24 @@ Remove old releases. Never removed are the active release, the one that was acti
 that a living server has loaded; of the others, the newest --keep stay.
 """
 
-_PUSH = """\
+_COPY = """\
 Copy a release to another place: a folder, or a URL of any file system of fsspec, as s3://bucket/releases. Every file is
 checked while it is copied. The manifest goes last: what is half copied is no release there, and copying again
 completes it.
 """
 
-_PUSH_EXAMPLES = """\
+_COPY_EXAMPLES = """\
 A URL needs fsspec and the package of its kind of store: pip install "twotower[remote]" s3fs. Credentials and addresses
 come from where that looks for them, such as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL.
 
 example:
-  twotower release push books-1 s3://bucket/releases
+  twotower release copy books-1 s3://bucket/releases
   twotower release activate books-1 --releases s3://bucket/releases
 """
 
 
 def add_commands(commands: Any) -> None:
-    """Adds activate, rollback, split, prune and push."""
+    """Adds activate, rollback, split, prune and copy."""
     activate = add_command(commands, "activate", _activate, "make a release the active one", _ACTIVATE)
     add_name(activate)
     _add_timeout(activate)
@@ -94,9 +94,9 @@ def add_commands(commands: Any) -> None:
     prune.add_argument("--yes", action="store_true", help="do not ask")
     add_json(prune)
 
-    push = add_command(commands, "push", _push, "copy a release to another place", _PUSH, _PUSH_EXAMPLES)
-    add_name(push)
-    push.add_argument("target", type=parse_location, metavar="URL", help="where to: a URL, or a folder")
+    copy = add_command(commands, "copy", _copy, "copy a release to another place", _COPY, _COPY_EXAMPLES)
+    add_name(copy)
+    copy.add_argument("target", type=parse_location, metavar="URL", help="where to: a URL, or a folder")
 
 
 def _activate(task: Task) -> ExitCode:
@@ -162,7 +162,7 @@ def _prune(task: Task) -> ExitCode:
     return ExitCode.OK
 
 
-def _push(task: Task) -> ExitCode:
+def _copy(task: Task) -> ExitCode:
     name, config = task.named(task.args.name), task.config
     target = open_repository(task.args.target, config.data, config.keep_fetched)
     with ProgressBars() as bars:

@@ -149,8 +149,8 @@ def open_repository(location: Path | str, data: Path, keep_fetched: int) -> Repo
         return FsspecRepository(location, ReleaseCache(data / "fetched", keep_fetched))
     except ImportError as error:
         raise ExtraMissing(
-            f"releases at a URL need fsspec and the package of their kind of store ({error}): "
-            'pip install "twotower[remote]" s3fs'
+            f'{error}; releases at a URL need fsspec, pip install "twotower[remote]", and the package of their kind of '
+            "store, such as s3fs or gcsfs"
         ) from None
     except ValueError as error:
         raise ConfigError(f"--releases: {error}; name a folder, or a URL such as s3://bucket/releases") from None
