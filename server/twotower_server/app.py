@@ -16,6 +16,7 @@ import uvloop
 
 from twotower_server.cache.memory import MemoryTier
 from twotower_server.cache.policy import CachePolicy
+from twotower_server.cache.redis import RedisTier
 from twotower_server.cache.user_cache import UserCache
 from twotower_server.catalog.log import Log
 from twotower_server.config import Config
@@ -69,6 +70,9 @@ async def _serve(job: Job, parent: Parent) -> None:
         # What is there now stays: collections look at the garbage of calls alone, not at every imported module.
         gc.collect()
         gc.freeze()
+        if cache is not None:
+            await cache.start()
+            started.push_async_callback(cache.close)
         engine = Engine(follower, limits(config), cache)
         started.callback(engine.close)
         try:
@@ -109,7 +113,11 @@ def open_user_cache(config: Config) -> UserCache | None:
     if config.user_cache == "off":
         return None
     policy = CachePolicy(config.user_cache_ttl_s, config.user_cache_by_version, config.user_cache_real_time)
-    return UserCache(policy, MemoryTier(config.user_cache_mib << 20, policy.ttl_s))
+    memory = MemoryTier(config.user_cache_mib << 20, policy.ttl_s)
+    if config.redis is None or not config.user_cache_redis:
+        return UserCache(policy, memory)
+    redis = RedisTier(config.redis, config.redis_ca, config.redis_prefix, policy.ttl_s, config.user_cache_budget_ms)
+    return UserCache(policy, memory, redis)
 
 
 def open_release(config: Config, folder: Path) -> Snapshot:

@@ -269,6 +269,12 @@ class Config:
     user_cache_mib: int = field(
         default=64, metadata=_meta("memory of each worker for cached vectors of users", _count(1, 2**20), "MIB")
     )
+    user_cache_redis: bool = field(
+        default=False, metadata=_meta("share cached vectors of users through the Redis of --redis", _switch)
+    )
+    user_cache_budget_ms: int = field(
+        default=10, metadata=_meta("how long a call waits for Redis before it computes", _count(1, 1_000), "MS")
+    )
     redis: str | None = field(
         default=None,
         metadata=_meta(
@@ -302,13 +308,16 @@ class Config:
         if (self.tls_certificate is None) != (self.tls_key is None):
             given, lacking = ("tls_certificate", "tls_key") if self.tls_key is None else ("tls_key", "tls_certificate")
             raise ConfigError(f"{given} is set without {lacking}: {flag(lacking)} names the other half")
+        if self.user_cache_redis and (self.redis is None or self.user_cache == "off"):
+            lacking = "redis: --redis URL names it" if self.redis is None else "a cache: --user-cache ttl makes it"
+            raise ConfigError(f"user_cache_redis is set without {lacking}")
 
     @property
     def releases_folder(self) -> Path:
         """`releases`, for what needs a folder of this machine. Raises ConfigError when it is a URL."""
         if isinstance(self.releases, str):
             raise ConfigError(
-                "--releases: this needs a folder of this machine, not a URL; `twotower release push` copies a release "
+                "--releases: this needs a folder of this machine, not a URL; `twotower release copy` copies a release "
                 "from a folder to a URL"
             )
         return self.releases

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,12 +24,14 @@ def start_server(releases: Path, tmp_path: Path) -> Iterator[StartServer]:
     for name in ("dot", "cosine"):
         (own / name).symlink_to(releases / name)
     (own / "active").write_text("dot\n")
+    number = itertools.count()
     with ExitStack() as started:
 
         def start(*options: str) -> Own:
             command = ["-m", "twotower_server.cli.main", "serve", "--releases", str(own), "--listen", "localhost:0"]
-            command += ["--data", str(tmp_path / "data"), *options]
-            server = Server(command, tmp_path / f"log-{options}".replace("/", "|"), {})
+            folder = tmp_path / f"server-{next(number)}"
+            folder.mkdir()
+            server = Server([*command, "--data", str(folder / "data"), *options], folder / "log", {})
             started.callback(server.close)
             return started.enter_context(connected(server))
 

@@ -169,7 +169,7 @@ def test_a_vector_expires(start_server: StartServer) -> None:
 
 
 def test_a_switch_never_serves_the_vector_of_another_release(start_server: StartServer, dot: Recomputed) -> None:
-    own = start_server("--user-cache", "ttl", "--keep-releases", "0", "--keep-s", "0")
+    own = start_server("--user-cache", "ttl", "--keep-s", "3")
     before = embed(own, USER)
     assert own.load("cosine") == "LOADED"
     pinned = [embed(own, USER, release="cosine").source for _ in range(2)]

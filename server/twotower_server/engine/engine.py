@@ -79,6 +79,7 @@ class Engine:
         """cache: of user vectors; None = each is computed."""
         self._source = source
         self.limits = limits
+        self._cache = cache
         self._user_vectors = UserVectors(limits, cache)
         self._threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="search")
 
@@ -89,6 +90,11 @@ class Engine:
     def releases(self) -> Releases:
         """What serves a call that begins now; take it once. Raises NOT_READY."""
         return self._source.now()
+
+    @property
+    def degraded(self) -> list[str]:
+        """What of this worker does not work as it should, one sentence each."""
+        return [self._cache.degraded] if self._cache is not None and self._cache.degraded else []
 
     async def embed_user(self, user: UserRow, release: str = "", cache_mode: int = CacheMode.UNSPECIFIED) -> UserVector:
         """The vector of one user."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +46,13 @@ class UserVectors:
         key = None if cache is None else self._key(cache, snapshot, user, mode)
         if cache is None or key is None:
             return self._compute(snapshot, user)
-        if mode != CacheMode.REFRESH and (hit := cache.get(key)) is not None:
-            return UserVector(hit.values, snapshot.release, Source.CACHE, age_ms=hit.age_ms)
+        if mode != CacheMode.REFRESH:
+            hit = cache.get(key)
+            if hit is None:
+                await cache.fetch((key,), partial(_accepted, snapshot))
+                hit = cache.get(key)
+            if hit is not None:
+                return UserVector(hit.values, snapshot.release, Source.CACHE, age_ms=hit.age_ms)
         computed = self._compute(snapshot, user)
         cache.put(key, computed.values)
         return computed
@@ -77,6 +83,7 @@ class UserVectors:
         """Fills in some rows of a batch."""
         keys = {i: key for i in places if (key := self._key(cache, snapshot, users[i], modes[i])) is not None}
         readable = {i: key for i, key in keys.items() if modes[i] != CacheMode.REFRESH}
+        await cache.fetch(readable.values(), partial(_accepted, snapshot))
         left: Sequence[int] = places
         while left:
             computed: list[int] = []
@@ -121,3 +128,11 @@ class UserVectors:
         if mode == CacheMode.BYPASS or not embed.is_within(user, self._limits):
             return None
         return cache.key(snapshot.release, snapshot.schema.user, user)
+
+
+def _accepted(snapshot: Snapshot, values: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """A vector from outside, float32 [n], as this release keeps vectors (CONTRACT rule 6); None = not one of its."""
+    if values.size != snapshot.manifest.dimension or not embed.is_comparable(values):
+        return None
+    normalised: NDArray[np.float32] = snapshot.normalised(values[None])[0]
+    return normalised
