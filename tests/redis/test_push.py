@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import ITEMS
 from tests.redis.conftest import LARGE_ITEMS, Items, vectors_of
 from tests.redis.fixtures import StartRedis
-from tests.redis.running import LOGIN, RedisCluster, RedisServer
+from tests.redis.running import APPEND_ALWAYS, LOGIN, RedisCluster, RedisServer
 from tests.redis.stalling import Stalling
 from tests.supervisor.running import PATIENCE_S, until
 from twotower_server.cli.exit_code import ExitCode
@@ -157,6 +157,28 @@ def test_a_push_that_is_killed_is_finished_by_the_next(
     assert 0 < pushed["resumed"] < LARGE_ITEMS
     assert (pushed["written"], pushed["repaired"]) == (LARGE_ITEMS - pushed["resumed"], 0)
     assert_holds(redis_server.client, b"twotower:item_emb:large:", large / "large")
+
+
+def test_a_redis_that_is_killed_again_and_again_ends_up_with_everything(
+    items: Items, large: Path, start_redis: StartRedis
+) -> None:
+    server = start_redis(*APPEND_ALWAYS)
+    options = ("push", "large", "--releases", str(large), "--redis", server.url, "--json")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "twotower_server.cli.main", "items", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    mark = "twotower:item_push:large"
+    for rows in (1_000, 2_000, 4_000):
+        # Wherever it is by then, in the middle of a batch or not.
+        until(lambda rows=rows: rows <= json.loads(server.client.get(mark) or '{"rows": 0}')["rows"])  # type: ignore[misc]
+        server.kill()
+        server.start()
+    out, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == ExitCode.OK
+    assert json.loads(out)["compared"] == LARGE_ITEMS
+    assert_holds(server.client, b"twotower:item_emb:large:", large / "large")
 
 
 def test_another_release_of_the_same_name_is_written_from_the_start(

@@ -120,7 +120,7 @@ def _push(task: Task) -> ExitCode:
         push = ReleasePush(folder, store, keys, plain=args.plain)
         with ProgressBars() as bars:
             pushed = push.run(bars, args.verify)
-        others = push.other_plain(remove=args.remove_others) if args.plain else 0
+            others = push.other_plain(bars, remove=args.remove_others) if args.plain else 0
         if args.activate:
             store.set_text(keys.active, name)
         _show_pushed(pushed, str(store), args, others)
@@ -133,7 +133,8 @@ def _expire(task: Task) -> ExitCode:
     with _open_store(task) as store:
         if name in (store.text(keys.active), task.active()):
             raise UsageError(f"{name} is the active release; activate another one first")
-        expiring = expire_release(name, store, keys, seconds)
+        with ProgressBars() as bars:
+            expiring = expire_release(name, store, keys, seconds, bars)
         if task.args.json:
             print_json({"release": name, "expiring": expiring, "after_s": seconds})
         else:

@@ -81,16 +81,18 @@ class ReleasePush:
             progress.advance(len(rows))
         return Pushed(self.manifest.release, items, items - resumed, resumed, len(compared), repaired)
 
-    def other_plain(self, *, remove: bool) -> int:
+    def other_plain(self, progress: Progress, *, remove: bool) -> int:
         """How many plain keys are of items that this release lacks: what it was pushed over has left them."""
         rows = KeyTable(self._catalog.keys)
         found = 0
+        progress.start("looking for other items", None)
         for keys in self._store.scan(PLAIN):
             there = rows.rows(item_keys(key.removeprefix(PLAIN) for key in keys)) >= 0
             others = [key for key, of_release in zip(keys, there, strict=True) if not of_release]
             found += len(others)
             if remove and others:
                 self._store.remove(others)
+            progress.advance(len(keys))
         return found
 
     def _to_compare(self, verify: Verify) -> NDArray[np.int64]:
@@ -146,8 +148,14 @@ class ReleasePush:
         self._store.set_text(self._mark, json.dumps({"sha256": self._sha256, "rows": rows}))
 
 
-def expire_release(release: str, store: RedisStore, keys: RedisKeys, seconds: int) -> int:
+def expire_release(release: str, store: RedisStore, keys: RedisKeys, seconds: int, progress: Progress) -> int:
     """Lets a release's vectors vanish from Redis in a while; how many there were that did not do so anyway."""
     # First the mark: a push that comes back to the release writes all of it again, which ends the expiry.
     store.remove([keys.pushed(release)])
-    return sum(store.expire(found, seconds) for found in store.scan(keys.items(release)) if found)
+    expiring = 0
+    progress.start("expiring vectors", None)
+    for found in store.scan(keys.items(release)):
+        if found:
+            expiring += store.expire(found, seconds)
+            progress.advance(len(found))
+    return expiring
