@@ -112,13 +112,14 @@ def _push(task: Task) -> ExitCode:
         raise UsageError(f"plain keys hold the active release, which is {task.active()}: activate {name} first")
     folder = task.fleet.repository.local(name)
     with _open_store(task) as store:
-        if not is_stamped(folder, task.config.data):
-            verify_release(folder)
-            write_stamp(folder, task.config.data)
         if policy := store.evicts():
             print(f"warning: {store} drops keys when it is full ({policy}); vectors can vanish", file=sys.stderr)
-        push = ReleasePush(folder, store, keys, plain=args.plain)
         with ProgressBars() as bars:
+            if not is_stamped(folder, task.config.data):
+                bars.start("verifying the release", None)
+                verify_release(folder)
+                write_stamp(folder, task.config.data)
+            push = ReleasePush(folder, store, keys, plain=args.plain)
             pushed = push.run(bars, args.verify)
             others = push.other_plain(bars, remove=args.remove_others) if args.plain else 0
         if args.activate:
