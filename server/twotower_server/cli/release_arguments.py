@@ -102,6 +102,14 @@ def count(text: str) -> int:
     return int(text)
 
 
+def positive(text: str) -> int:
+    """Type of an option: a whole number, 1 or more."""
+    number = count(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
 def share(text: str) -> float:
     """Type of an option: more than 0 and at most 1."""
     number = _number(text)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from twotower_server.cli.console import print_json, stdout
 from twotower_server.cli.exit_code import ExitCode
-from twotower_server.cli.release_arguments import Task, add_command, add_data, add_json, count
+from twotower_server.cli.release_arguments import Task, add_command, add_data, add_json, positive
 from twotower_server.release.diff import Change, FeatureChange, Moves, ReleaseDiff, SetChange, TowerDiff, diff_releases
 
 _DIFF = """\
@@ -24,7 +24,7 @@ def add_commands(commands: Any) -> None:
     diff = add_command(commands, "diff", _diff, "compare two releases", _DIFF)
     diff.add_argument("before", metavar="A", help="a release")
     diff.add_argument("after", metavar="B", help="the release to compare with it")
-    diff.add_argument("--k", type=count, default=100, metavar="K", help="compare the K best items of users (100)")
+    diff.add_argument("--k", type=positive, default=100, metavar="K", help="compare the K best items of users (100)")
     add_data(diff)
     add_json(diff)
 
@@ -53,7 +53,8 @@ def _show(diff: ReleaseDiff) -> None:
             out.print(_changes(changes, diff))
         else:
             out.print(f"{title}: the same")
-    out.print(_moves(diff.moves), soft_wrap=True)
+    for line in _moves(diff.moves):
+        out.print(line)
 
 
 def _changes(changes: Sequence[Change], diff: ReleaseDiff) -> Table:
@@ -98,14 +99,14 @@ def _set(change: SetChange) -> str:
     )
 
 
-def _moves(moves: Moves | None) -> str:
+def _moves(moves: Moves | None) -> list[str]:
     if moves is None:
-        return "lists: cannot be compared; the releases have no item or no golden user in common"
-    return (
-        f"lists of {moves.users} golden users, best {moves.k} of {moves.items:,} items: "
-        f"overlap {moves.overlap_mean:.1%} in the mean, {moves.overlap_min:.1%} at least; "
-        f"the best item changes for {moves.best_changed:.1%}"
-    )
+        return ["lists: cannot be compared; the releases have no item or no golden user in common"]
+    return [
+        f"lists of {moves.users} golden users, on the {moves.items:,} items in both:",
+        f"  best {moves.k}: {moves.overlap_mean:.1%} in common in the mean, {moves.overlap_min:.1%} at the least",
+        f"  best item: another for {moves.best_changed:.1%} of users",
+    ]
 
 
 def _change(change: Change) -> str:
@@ -116,5 +117,11 @@ def _value(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, dict):
-        return " ".join(f"{name} {_value(inner)}" for name, inner in value.items())
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+        # The kind of a rule or transform needs no name.
+        return " ".join(
+            _value(inner) if name in ("rule", "type", "value") else f"{name} {_value(inner)}"
+            for name, inner in value.items()
+        )
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
