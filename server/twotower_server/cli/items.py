@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import asdict
 from typing import Any, get_args
@@ -11,14 +10,16 @@ from typing import Any, get_args
 from twotower_server.cli.console import print_json
 from twotower_server.cli.exit_code import ExitCode, UsageError
 from twotower_server.cli.progress import ProgressBars
+from twotower_server.cli.release import run
 from twotower_server.cli.release_arguments import Task, add_command, add_data, add_json, add_name, add_option, count
-from twotower_server.config import ConfigError, load
-from twotower_server.errors import TwoTowerError
+from twotower_server.config import ConfigError
 from twotower_server.items.redis import PLAIN, RedisKeys, RedisStore
 from twotower_server.release.format import check_name
 from twotower_server.release.push import Pushed, ReleasePush, Verify, expire_release
 from twotower_server.release.stamp import is_stamped, write_stamp
 from twotower_server.release.verify import verify_release
+
+__all__ = ["add_parser", "run"]  # run as every command that needs releases
 
 _DESCRIPTION = (
     "Item vectors in Redis, for programs that read them there. docs/redis.md has the keys and the rights needed."
@@ -92,15 +93,6 @@ def add_parser(subparsers: Any) -> None:
     _add_redis(expire)
     expire.add_argument("--after-s", type=count, default=3600, metavar="SECONDS", help="how soon (default: 3600)")
     add_json(expire)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Runs the command of the parsed arguments; the exit code. Raises TwoTowerError with the reason."""
-    config = load(vars(args), os.environ)
-    try:
-        return int(args.run(Task(config, args)))
-    except OSError as error:
-        raise TwoTowerError(f"{config.releases} cannot be used: {error}") from None
 
 
 def _push(task: Task) -> ExitCode:
