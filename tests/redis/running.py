@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -70,7 +71,11 @@ class RedisServer:
         with (self.folder / "log").open("ab") as log:
             command = [_program(), str(self.folder / "redis.conf")]
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        until(self._answers)
+        try:
+            until(self._answers)
+        except BaseException:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         """As `kill -9`."""
@@ -176,8 +181,11 @@ def _certificates(folder: Path) -> tuple[str, ...]:
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
+    """Redis takes no port 0. This is below those that connections get, so it stays free while its server is killed."""
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def _program() -> str:
