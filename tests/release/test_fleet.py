@@ -89,7 +89,7 @@ def test_a_release_is_made_active_and_replaced(fleet: Fleet) -> None:
 
 def test_only_a_release_that_is_there_becomes_active(fleet: Fleet, folder: Path) -> None:
     for name in ("d", "empty", "file"):
-        with pytest.raises(ReleaseRefused, match=f"there is no release {name}; there are a, b, c"):
+        with pytest.raises(Refused, match=f"RELEASE_NOT_FOUND: there is no release {name}; there are a, b, c"):
             fleet.activate(name)
     for name in ("~building-d", "../a", "active"):
         with pytest.raises(ReleaseRefused, match="cannot name a release"):
@@ -168,6 +168,41 @@ def test_a_split_ends_with_its_active_release(fleet: Fleet) -> None:
     fleet.set_shares("a", {"b": 1.0})
     fleet.set_shares("a", {})
     assert fleet.shares("a") == {}
+
+
+def test_the_pointer_moves_and_the_split_ends_in_one_step(folder: Path) -> None:
+    """What a server reads between any two steps, which are also the moments when a command can be killed."""
+    seen: list[tuple[str, dict[str, float]]] = []
+
+    class Watched(LocalRepository):
+        def write(self, name: str, text: str) -> None:
+            super().write(name, text)
+            self.look()
+
+        def remove(self, name: str) -> None:
+            super().remove(name)
+            self.look()
+
+        def look(self) -> None:
+            reader = Fleet(LocalRepository(folder))
+            seen.append((reader.active(), reader.shares(reader.active())))
+
+    split = {"a": 0.5, "b": 0.5}
+    Fleet(LocalRepository(folder)).activate("a")
+    Fleet(LocalRepository(folder)).set_shares("a", split)
+    stale = (folder / "~split").read_text()
+    fleet = Fleet(Watched(folder))
+    fleet.activate("b")
+    assert set(map(str, seen)) == {str(("a", split)), str(("b", {}))}
+    # Killed before the end, it has left the split; that must not come back with its release.
+    (folder / "~split").write_text(stale)
+    seen.clear()
+    fleet.activate("a")
+    assert set(map(str, seen)) == {str(("b", {})), str(("a", {}))}
+    fleet.set_shares("a", split)
+    seen.clear()
+    fleet.activate("a")
+    assert set(map(str, seen)) == {str(("a", {}))}
 
 
 @pytest.mark.parametrize(

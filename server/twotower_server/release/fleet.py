@@ -80,11 +80,10 @@ class Fleet:
     def activate(self, release: str, expected: str | None = None) -> str:
         """Moves the pointer, in one step; the split ends. Returns the release that was active; "" = none.
 
-        Raises ReleaseRefused when there is no such release, Refused (RELEASE_MISMATCH) when `expected` is no longer
-        active.
+        Raises Refused: RELEASE_NOT_FOUND, or RELEASE_MISMATCH when `expected` is no longer active.
         """
         if check_name(release) not in (names := self.repository.names()):
-            raise no_release(release, names)
+            raise Refused(Reason.RELEASE_NOT_FOUND, str(no_release(release, names)), "release")
         with self.repository.locked():
             before = (self.repository.read(ACTIVE) or "").strip()
             if expected is not None and before != expected:
@@ -94,8 +93,10 @@ class Fleet:
             if before and before != release:
                 history = [*self._read(_HISTORY, list), before][-_HISTORY_LENGTH:]
                 self.repository.write(_HISTORY, json.dumps(history) + "\n")
-            self.repository.remove(_SPLIT)
+            if self._read(_SPLIT, dict).get("active") == release:  # to be ended, or left by who was killed below
+                self.repository.remove(_SPLIT)
             self.repository.write(ACTIVE, release + "\n")
+            self.repository.remove(_SPLIT)  # does not count any more: it is of another active release
             return before
 
     def previous(self, release: str) -> str | None:

@@ -203,6 +203,8 @@ class Switch:
         self._announced, active, shares = await in_thread(self._wanted)
         for name in sorted(self._needed_names(active, shares) - self._refused.keys()):
             self._begin_load(name)
+        if (active, shares) == (self.generation.active, self.generation.shares):
+            return
         async with self._lock:
             # Read again: a caller of this server may have changed it while the lock was not held.
             _, active, shares = await in_thread(self._wanted)
