@@ -133,7 +133,7 @@ def test_a_push_goes_on_where_one_before_was_killed(items: Items, own: Path, red
     # As if the first had stopped after 100 items: the mark says so, and the rest is not there.
     mark = json.loads(redis_server.client.get("twotower:item_push:dot"))
     ids = list(vectors_of(own / "dot"))
-    redis_server.client.set("twotower:item_push:dot", json.dumps({**mark, "rows": 100}))
+    redis_server.client.set("twotower:item_push:dot", json.dumps({**mark, "items": 100}))
     redis_server.client.delete(*(b"twotower:item_emb:dot:" + item_id for item_id in ids[100:]))
     pushed = answered(items("push", "dot", "--redis", redis_server.url, "--json"))
     assert (pushed["resumed"], pushed["written"], pushed["repaired"]) == (100, ITEMS - 100, 0)
@@ -170,9 +170,9 @@ def test_a_redis_that_is_killed_again_and_again_ends_up_with_everything(
         stderr=subprocess.DEVNULL,
     )
     mark = "twotower:item_push:large"
-    for rows in (1_000, 2_000, 4_000):
+    for count in (1_000, 2_000, 4_000):
         # Wherever it is by then, in the middle of a batch or not.
-        until(lambda rows=rows: rows <= json.loads(server.client.get(mark) or '{"rows": 0}')["rows"])  # type: ignore[misc]
+        until(lambda count=count: count <= json.loads(server.client.get(mark) or '{"items": 0}')["items"])  # type: ignore[misc]
         server.kill()
         server.start()
     out, _ = process.communicate(timeout=PATIENCE_S)

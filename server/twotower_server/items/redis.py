@@ -15,8 +15,11 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
+import numpy as np
 import redis
+from numpy.typing import NDArray
 from redis.backoff import NoBackoff
+from redis.crc import key_slot
 from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
@@ -25,8 +28,7 @@ from twotower_server.errors import StoreRefused, StoreUnavailable
 
 OLDEST = (7, 0)
 
-# A command holds a standalone server up for about 4 ms then. In a Cluster the keys of a batch that share a slot
-# share a command: there are 16,384 slots, so batches are larger.
+# A command holds a standalone server up for about 4 ms then. In a Cluster a batch becomes a command for each slot.
 _BATCH = 1_000
 _CLUSTER_BATCH = 16_384
 _SCAN = 1_000
@@ -105,8 +107,8 @@ class RedisStore:
         try:
             server = self._ask(lambda: self._client.info("server"))
             check_version(str(server["redis_version"]), self._where)
-            self._is_cluster = server["redis_mode"] == "cluster"
-            if self._is_cluster:
+            self.is_cluster = server["redis_mode"] == "cluster"
+            if self.is_cluster:
                 # The client of a Cluster asks this, too, and hides why it is refused.
                 self._ask(lambda: self._client.execute_command("CLUSTER SLOTS"))
                 self._client.close()
@@ -130,7 +132,12 @@ class RedisStore:
     @property
     def batch(self) -> int:
         """How many keys to read or write at once, unless their values are large."""
-        return _CLUSTER_BATCH if self._is_cluster else _BATCH
+        return _CLUSTER_BATCH if self.is_cluster else _BATCH
+
+    @staticmethod
+    def slots(keys: Sequence[str]) -> NDArray[np.int64]:
+        """The slot of each key in a Cluster, int64 [n]: those that share one are read and written by one command."""
+        return np.fromiter(map(key_slot, map(str.encode, keys)), np.int64, len(keys))
 
     def evicts(self) -> str:
         """The policy by which a full server drops keys that do not expire; "" = it never does."""
@@ -143,12 +150,12 @@ class RedisStore:
 
     def write(self, values: Mapping[str, bytes]) -> None:
         """Writes keys, at most `batch`. What they held, and when they expired, is forgotten."""
-        write = self._client.mset_nonatomic if self._is_cluster else self._client.mset
+        write = self._client.mset_nonatomic if self.is_cluster else self._client.mset
         self._ask(lambda: write(values))
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of keys, at most `batch`; None where there is no key."""
-        read = self._client.mget_nonatomic if self._is_cluster else self._client.mget
+        read = self._client.mget_nonatomic if self.is_cluster else self._client.mget
         values: list[bytes | None] = self._ask(lambda: read(keys))
         return values
 
@@ -183,7 +190,7 @@ class RedisStore:
 
     def _primaries(self) -> list[Any]:
         """Clients of every server that has keys of its own."""
-        if not self._is_cluster:
+        if not self.is_cluster:
             return [self._client]
         return [self._client.get_redis_connection(node) for node in self._client.get_primaries()]
 

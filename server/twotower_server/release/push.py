@@ -62,16 +62,18 @@ class ReleasePush:
         self._mark = keys.pushed("" if plain else self.manifest.release)
         self._value_bytes = self.manifest.dimension * 4
         self._batch = max(1, min(store.batch, _BATCH_BYTES // self._value_bytes))
+        self._order = self._rows_in_order()
 
     def run(self, progress: Progress, verify: Verify = "all") -> Pushed:
         """Writes what is not there, then compares. Raises StoreUnavailable and StoreRefused."""
         items = self.manifest.items
-        resumed = self._rows_done()
+        done = resumed = self._items_done()
         progress.start("writing vectors", items)
         progress.advance(resumed)
-        for rows in self._batches(np.arange(resumed, items)):
+        for rows in self._batches(self._order[resumed:]):
             self._store.write(dict(zip(self._keys(rows), self._values(rows), strict=True)))
-            self._set_rows_done(int(rows[-1]) + 1)
+            done += len(rows)
+            self._set_items_done(done)
             progress.advance(len(rows))
         compared = self._to_compare(verify)
         progress.start("comparing vectors", len(compared))
@@ -95,13 +97,20 @@ class ReleasePush:
             progress.advance(len(keys))
         return found
 
+    def _rows_in_order(self) -> NDArray[np.int64]:
+        """All rows; for a Cluster by slot, so that a batch takes few commands."""
+        rows = np.arange(self.manifest.items)
+        if not self._store.is_cluster:
+            return rows
+        slots = [self._store.slots(self._keys(batch)) for batch in self._batches(rows)]
+        return np.argsort(np.concatenate(slots), kind="stable")
+
     def _to_compare(self, verify: Verify) -> NDArray[np.int64]:
-        items = self.manifest.items
         if verify == "none":
-            return np.arange(0)
-        if verify == "all" or items <= _SAMPLE:
-            return np.arange(items)
-        return np.sort(np.random.default_rng().choice(items, _SAMPLE, replace=False))
+            return self._order[:0]
+        if verify == "all" or len(self._order) <= _SAMPLE:
+            return self._order
+        return np.random.default_rng().choice(self._order, _SAMPLE, replace=False)
 
     def _repair(self, rows: NDArray[np.int64]) -> int:
         """Writes those of the rows again that are not what they should be; how many."""
@@ -134,18 +143,18 @@ class ReleasePush:
         size, data = self._value_bytes, self._vectors[rows].tobytes()
         return [data[at : at + size] for at in range(0, len(data), size)]
 
-    def _rows_done(self) -> int:
-        """How many rows the push before has written; 0 when that was another release."""
+    def _items_done(self) -> int:
+        """How many items the push before has written, in this one's order; 0 when that was another release."""
         try:
             mark = json.loads(self._store.text(self._mark) or "null")
             if mark["sha256"] == self._sha256:
-                return min(int(mark["rows"]), self.manifest.items)
+                return min(int(mark["items"]), self.manifest.items)
         except (ValueError, TypeError, KeyError):
             pass
         return 0
 
-    def _set_rows_done(self, rows: int) -> None:
-        self._store.set_text(self._mark, json.dumps({"sha256": self._sha256, "rows": rows}))
+    def _set_items_done(self, items: int) -> None:
+        self._store.set_text(self._mark, json.dumps({"sha256": self._sha256, "items": items}))
 
 
 def expire_release(release: str, store: RedisStore, keys: RedisKeys, seconds: int, progress: Progress) -> int:
