@@ -147,9 +147,9 @@ type User struct {
 	// Vectors by feature name. No kind of feature takes them yet: one that is set is FEATURE_TYPE.
 	VectorFeatures map[string]*FloatList `protobuf:"bytes,4,rep,name=vector_features,json=vectorFeatures,proto3" json:"vector_features,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Version of the features, an opaque part of the cache key: a new one makes the cached vector unreachable.
-	// "" = none; a release that caches by version then computes and does not cache. At most `Limits.id_bytes`
-	// bytes, no colon.
-	// Example: "2026-05-01T10:00"
+	// "" = none; where users are cached by version, such a user is computed and not cached, and so is, always,
+	// one whose version is "-" or has a colon. At most `Limits.id_bytes` bytes.
+	// Example: "2026-05-01T1000"
 	FeatureVersion string `protobuf:"bytes,5,opt,name=feature_version,json=featureVersion,proto3" json:"feature_version,omitempty"`
 	// All numeric features in the order of `TowerSchema.dense_order` (bytewise by name), in raw units, instead
 	// of numbers in `features`: the fast way for batches. NaN = missing; infinities are VALUE_NOT_FINITE;
