@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import ITEMS
+from tests.model_folder import item_table
 from tests.redis.conftest import LARGE_ITEMS, Items, vectors_of
 from tests.redis.fixtures import StartRedis
 from tests.redis.running import APPEND_ALWAYS, LOGIN, RedisCluster, RedisServer
@@ -20,6 +23,7 @@ from tests.redis.stalling import Stalling
 from tests.supervisor.running import PATIENCE_S, until
 from twotower_server.cli.exit_code import ExitCode
 from twotower_server.cli.main import main
+from twotower_server.release.build import Recipe, build_release
 
 # What docs/redis.md says that the user of a push needs.
 RIGHTS = "+info +mset +mget +get +set +scan +expire +unlink"
@@ -73,6 +77,21 @@ def test_a_cluster_holds_the_same(items: Items, own: Path, redis_cluster: RedisC
     assert redis_cluster.client.get("twotower:active") == b"dot"
     sizes = [node.client.dbsize() for node in redis_cluster.nodes[:3]]
     assert all(size > ITEMS / 6 for size in sizes)
+
+
+def test_ids_may_hold_anything(items: Items, releases: Path, tmp_path: Path, redis_cluster: RedisCluster) -> None:
+    ids = ["a b", "a:b", "{x}y", "}{", "*?[a]", "ü😀", "line\r\nend", "-"]
+    table = item_table(len(ids)).set_column(0, "item_id", pa.array(ids))
+    pq.write_table(table, tmp_path / "items.parquet")
+    build_release(
+        Recipe("odd", releases.parent / "model-dot", tmp_path / "items.parquet"), tmp_path / "odd", activate=True
+    )
+    options = ("--releases", str(tmp_path / "odd"), "--redis", redis_cluster.url)
+    for plain, beginning in (((), b"twotower:item_emb:odd:"), (("--plain", "--remove-others"), b"item_emb:")):
+        pushed = answered(items("push", "odd", *options, *plain, "--json"))
+        assert (pushed["written"], pushed["repaired"], pushed.get("plain_others", 0)) == (len(ids), 0, 0)
+        assert_holds(redis_cluster.client, beginning, tmp_path / "odd" / "odd")
+    assert len(keys_of(redis_cluster.client, "*item_emb:*")) == 2 * len(ids)
 
 
 def test_prefix_database_and_login(items: Items, own: Path, start_redis: StartRedis) -> None:
