@@ -1,4 +1,4 @@
-"""A log of changes in a folder, and where it ends."""
+"""A log of changes in a folder, and what servers with a log begin with."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.catalog.live import own_releases
 from twotower_server.catalog.change import Change
 from twotower_server.catalog.log import Log, Reader
+from twotower_server.release.stamp import write_stamp
 
 
 @dataclass(slots=True)
@@ -57,3 +59,17 @@ def recovered(folder: Path) -> Catalog:
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
     return recovered(tmp_path)
+
+
+@pytest.fixture
+def folder(releases: Path, tmp_path: Path) -> Path:
+    """A releases folder of the test's own: `dot`, which is active, and `cosine`."""
+    return own_releases(releases, tmp_path / "releases")
+
+
+@pytest.fixture
+def data(releases: Path, tmp_path: Path) -> Path:
+    """A server's folder, which has verified these releases."""
+    for name in ("dot", "cosine"):
+        write_stamp(releases / name, tmp_path / "data")
+    return tmp_path / "data"

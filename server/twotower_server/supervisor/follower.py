@@ -109,7 +109,12 @@ class Follower:
         self._row.pid = os.getpid()
 
     async def look(self) -> None:
-        """Opens what the page names. Raises ReleaseRefused when it cannot open what the server serves."""
+        """Opens what the page names, and applies changes, so that a call after a long pause finds little to do.
+
+        Raises ReleaseRefused when it cannot open what the server serves.
+        """
+        if self._page.log_bytes != self._log_bytes:
+            self._catch_up()
         # The current one, too: a worker that was stopped for long may have missed the time when it was the next.
         await self.prepare_current()
         if (number := self._page.next) not in self._generations and number > self._row.refused:
