@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,8 @@ def ensure_release(folder: Path, items: int, progress: Progress) -> Path:
         shutil.rmtree(releases / name, ignore_errors=True)
         with tempfile.TemporaryDirectory() as work:
             table, model = Path(work, "items.parquet"), Path(work, "model")
-            _write_items(table, items)
-            _write_model(model)
+            write_items(table, items)
+            write_model(model)
             build_release(Recipe(name, model, table, attributes=[AttributeSpec("share", "number")]), releases, progress)
     (releases / "active").write_text(f"{name}\n")
     return releases
@@ -62,7 +63,7 @@ def _user_values(count: int, seed: int) -> NDArray[np.float64]:
     return latent @ mixing
 
 
-def _write_items(path: Path, count: int) -> None:
+def write_items(path: Path, count: int) -> None:
     """`share` is uniform in [0, 1): a filter `share < s` lets the share s of the catalog through."""
     random = np.random.default_rng(3)
     fields = [pa.field("item_id", pa.string()), pa.field("share", pa.float64())]
@@ -76,7 +77,8 @@ def _write_items(path: Path, count: int) -> None:
             writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
-def _write_model(folder: Path) -> None:
+def write_model(folder: Path, user_layers: Sequence[int] = _LAYERS) -> None:
+    """A model folder. user_layers: widths of the user tower's layers, the last of them DIMENSION."""
     folder.mkdir()
     sides = {"user": USER_FEATURES, "item": ITEM_FEATURES}
     features = {
@@ -85,8 +87,8 @@ def _write_model(folder: Path) -> None:
     }
     schema = {side: {"transforms": "graph", "features": listed} for side, listed in features.items()}
     Schema.from_json({"format": 1, **schema}).dump(folder / "schema.json")
-    _write_tower(folder / "user_tower.onnx", len(USER_FEATURES), seed=5)
-    _write_tower(folder / "item_tower.onnx", len(ITEM_FEATURES), seed=6)
+    _write_tower(folder / "user_tower.onnx", len(USER_FEATURES), user_layers, seed=5)
+    _write_tower(folder / "item_tower.onnx", len(ITEM_FEATURES), _LAYERS, seed=6)
     about = {"format": 1, "similarity": "cosine", "calibration": {"scale": 8.0, "bias": -2.0}}
     (folder / "model.json").write_text(json.dumps(about))
     values = _user_values(USERS, seed=9)
@@ -94,8 +96,8 @@ def _write_model(folder: Path) -> None:
     pq.write_table(pa.table({"user_id": [f"u{i}" for i in range(USERS)], **columns}), folder / "users.parquet")
 
 
-def _write_tower(path: Path, columns: int, seed: int) -> None:
-    """Three layers with tanh between them and random weights: float32 [n, columns] → [n, 64]; missing counts as 0."""
+def _write_tower(path: Path, columns: int, layers: Sequence[int], seed: int) -> None:
+    """Layers with tanh between them and random weights: float32 [n, columns] → [n, 64]; missing counts as 0."""
     random = np.random.default_rng(seed)
     constants = [numpy_helper.from_array(np.zeros(1, np.float32), "fill")]
     nodes = [
@@ -104,13 +106,13 @@ def _write_tower(path: Path, columns: int, seed: int) -> None:
     ]
     source = "filled"
     width = columns
-    for i, wide in enumerate(_LAYERS):
+    for i, wide in enumerate(layers):
         weights = random.normal(size=(width, wide)) * (1.2 / np.sqrt(width))
         constants += [
             numpy_helper.from_array(weights.astype(np.float32), f"weights_{i}"),
             numpy_helper.from_array((0.3 * random.normal(size=wide)).astype(np.float32), f"bias_{i}"),
         ]
-        last = i == len(_LAYERS) - 1
+        last = i == len(layers) - 1
         result = "embedding" if last else f"layer_{i}"
         nodes.append(helper.make_node("Gemm", [source, f"weights_{i}", f"bias_{i}"], [result]))
         if not last:

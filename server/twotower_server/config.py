@@ -311,6 +311,8 @@ class Config:
         if self.user_cache_redis and (self.redis is None or self.user_cache == "off"):
             lacking = "redis: --redis URL names it" if self.redis is None else "a cache: --user-cache ttl makes it"
             raise ConfigError(f"user_cache_redis is set without {lacking}")
+        if self.user_cache_redis and self.redis_ca is not None and not str(self.redis).startswith("rediss://"):
+            raise ConfigError("redis_ca needs a redis that begins with rediss://")
 
     @property
     def releases_folder(self) -> Path:

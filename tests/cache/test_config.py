@@ -43,5 +43,7 @@ def test_redis_needs_its_address_and_a_cache() -> None:
     assert load({**CACHED, "redis": "redis://h"}, {}).user_cache_redis
     with pytest.raises(ConfigError, match="user_cache_redis is set without redis: --redis"):
         load(CACHED, {})
+    with pytest.raises(ConfigError, match="redis_ca needs a redis that begins with rediss://"):
+        load({**CACHED, "redis": "redis://h", "redis_ca": "ca.pem"}, {})
     with pytest.raises(ConfigError, match="user_cache_redis is set without a cache: --user-cache ttl"):
         load({**CACHED, "user_cache": "off", "redis": "redis://h"}, {})

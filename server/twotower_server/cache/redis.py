@@ -72,10 +72,8 @@ class RedisTier:
     async def start(self) -> None:
         """Connects; where that fails, goes on trying until it works or the tier is closed."""
         self._tasks["write"] = asyncio.create_task(self._write_behind())
-        await self._try_again()
-        if self._fault:
-            log.warning("user cache: Redis %s; vectors are computed until it does", self._fault)
-            self._leave(self._fault)
+        if error := await self._try_again():
+            self._leave(error)
 
     async def close(self) -> None:
         """What has not been written by then is not written any more."""
@@ -187,11 +185,11 @@ class RedisTier:
     def _failed(self, error: Exception) -> None:
         self._failures += 1
         if self._failures >= _FAILURES and not self._fault:
-            log.warning("user cache: Redis %s; it is left alone for a while: %s", _fault(error), error)
-            self._leave(_fault(error))
+            self._leave(error)
 
-    def _leave(self, fault: str) -> None:
-        self._fault = fault
+    def _leave(self, error: Exception) -> None:
+        self._fault = _fault(error)
+        log.warning("user cache: Redis %s; it is left alone until it answers: %s", self._fault, error)
         self._tasks["recover"] = asyncio.create_task(self._recover())
 
     async def _recover(self) -> None:
@@ -200,8 +198,8 @@ class RedisTier:
             await self._try_again()
         log.info("user cache: Redis answers again")
 
-    async def _try_again(self) -> None:
-        """Uses Redis again if it answers in time; else says why not in `_fault`."""
+    async def _try_again(self) -> Exception | None:
+        """Uses Redis again if it answers in time; else returns why it does not."""
         probe = (CacheKey("", "", ""),)  # no release is called that
         try:
             if self._client is None:
@@ -212,9 +210,10 @@ class RedisTier:
         except Exception as error:  # whatever it is: requests are served, and this goes on
             self._fault = _fault(error)
             await self._look_anew()
-        else:
-            self._failures = 0
-            self._fault = ""
+            return error
+        self._failures = 0
+        self._fault = ""
+        return None
 
     async def _look_anew(self) -> None:
         """Lets the next command find out who the primaries of a Cluster are; without retries redis-py never does."""
