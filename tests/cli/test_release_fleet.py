@@ -226,7 +226,7 @@ def test_a_server_can_be_stopped_while_it_waits_for_others(own: Path, start: Cal
             stub.LoadRelease(twotower.v1.LoadReleaseRequest(release="r2"))
             until(lambda: "loaded release r2" in server.log())
             activating = stub.ActivateRelease.future(twotower.v1.ActivateReleaseRequest(release="r2"))
-            until(lambda: other.announced() == "r2")
+            until(lambda: other.announced() == {"r2"})
             server.send(signal.SIGTERM)
             server.ended()
             with pytest.raises(grpc.RpcError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -48,8 +49,8 @@ def server(folder: Path, name: str, loads: Loads = lambda release: True, refuses
     def look() -> None:
         active = "a"
         while not stop.wait(EVERY_S):
-            announced, wanted = fleet.announced(), fleet.active()
-            loaded.update(name for name in (announced, wanted) if name and loads(name))
+            wanted = fleet.active()
+            loaded.update(name for name in {*fleet.announced(), wanted} if loads(name))
             active = wanted if wanted in loaded else active
             fleet.report(active, fleet.shares(active), loaded, {refuses: "it is broken"} if refuses else {})
 
@@ -148,6 +149,41 @@ def test_the_release_before_is_the_last_that_was_active_and_is_still_there(fleet
     assert fleet.previous("a") == "c"
 
 
+def test_going_back_again_goes_further_back(fleet: Fleet) -> None:
+    for name in ("a", "b", "c"):
+        fleet.activate(name)
+    assert fleet.activate("b", "c", back=True) == "c"
+    assert fleet.previous("b") == "a", "not to where it came from"
+    assert fleet.activate("a", "b", back=True) == "b"
+    assert fleet.previous("a") is None
+    # Whatever is activated by name can be gone back from.
+    fleet.activate("c")
+    assert fleet.previous("c") == "a"
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("step", ["~history", "~split", "active"])
+def test_a_pointer_that_cannot_be_moved_changes_nothing(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, step: str, back: bool
+) -> None:
+    for name in ("a", "b", "c"):
+        fleet.activate(name)
+    fleet.set_shares("c", {"a": 0.5, "c": 0.5})
+    write, remove = LocalRepository.write, LocalRepository.remove
+
+    def fail_at_step(self: LocalRepository, name: str, *text: str) -> None:
+        if name == step:
+            raise OSError(28, "No space left on device")
+        (write if text else remove)(self, name, *text)
+
+    monkeypatch.setattr(LocalRepository, "write", fail_at_step)
+    monkeypatch.setattr(LocalRepository, "remove", fail_at_step)
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space"):
+            fleet.activate("c" if step == "~split" else "b", "c", back=back)
+        assert (fleet.active(), fleet.previous("c"), fleet.shares("c")) == ("c", "b", {"a": 0.5, "c": 0.5})
+
+
 def test_the_history_is_bounded(fleet: Fleet, folder: Path) -> None:
     for name in 30 * ("a", "b"):
         fleet.activate(name)
@@ -220,6 +256,24 @@ def test_what_cannot_be_shares(shares: dict[str, float], message: str) -> None:
     check_shares({f"r{i}": 0.1 for i in range(10)})
 
 
+@pytest.mark.parametrize(
+    "shares", ['{"a": "much"}', '{"a": null}', '{"a": 0.5}', '{"a": NaN}', '{"../a": 1}', "[1]", '{"a": 2, "b": -1}']
+)
+def test_a_split_that_makes_no_sense_is_none(fleet: Fleet, folder: Path, shares: str) -> None:
+    fleet.activate("a")
+    (folder / "~split").write_text(f'{{"active": "a", "shares": {shares}}}')
+    assert fleet.shares("a") == {}
+
+
+def test_the_traffic_of_a_release_that_is_no_longer_active_is_not_split(fleet: Fleet) -> None:
+    fleet.activate("a")
+    fleet.activate("b")
+    with pytest.raises(Refused, match="the active release is b by now, not a") as refused:
+        fleet.set_shares("a", {"a": 0.5, "b": 0.5})
+    assert refused.value.reason == Reason.RELEASE_MISMATCH
+    assert fleet.shares("b") == {}
+
+
 # ---- the servers
 
 
@@ -235,7 +289,7 @@ def test_servers_load_what_is_announced_and_follow_the_pointer(fleet: Fleet, sta
     assert [server.name for server in fleet.servers()] == ["one", "two"]
     fleet.wait_loaded("b", LONG_S)
     assert all("b" in server.loaded and server.active == "a" for server in fleet.servers())
-    assert fleet.announced() is None
+    assert fleet.announced() == set()
     fleet.activate("b", "a")
     assert fleet.wait_serving("b", {}, LONG_S) == []
     assert all(server.active == "b" for server in fleet.servers())
@@ -252,7 +306,7 @@ def test_who_does_not_load_in_time_is_named(fleet: Fleet, start: Callable[..., N
     start("two", loads=lambda release: False)
     with pytest.raises(Refused, match=r"^RELEASE_NOT_LOADED: two did not load b within 0.2 s; nothing was changed"):
         fleet.wait_loaded("b", 0.2)
-    assert fleet.announced() is None
+    assert fleet.announced() == set()
     fleet.activate("b")
     assert fleet.wait_serving("b", {}, 0.2) == ["two"]
 
@@ -275,7 +329,7 @@ def test_who_lives_is_found_out(fleet: Fleet, folder: Path, start: Callable[...,
     start("one")
     Fleet(LocalRepository(folder), "dead", EVERY_S).report("a", {}, ["a"], {})
     assert [server.name for server in fleet.living()] == ["one"]
-    assert os.listdir(folder / "~servers") == ["one"]
+    assert LocalRepository(folder).listed("~servers") == ["one"]
 
 
 def test_reports_of_other_versions_are_read(fleet: Fleet, folder: Path) -> None:
@@ -288,17 +342,29 @@ def test_reports_of_other_versions_are_read(fleet: Fleet, folder: Path) -> None:
     assert [server.name for server in fleet.servers()] == ["one", "two"]
 
 
-def test_an_announcement_of_another_is_left_alone(fleet: Fleet, folder: Path, start: Callable[..., None]) -> None:
-    start("one", loads=lambda release: False)
-
-    def announce() -> None:
-        while fleet.announced() != "b":
-            pass
-        (folder / "~next").write_text("c\n")
-
-    other = threading.Thread(target=announce)
-    other.start()
-    with pytest.raises(Refused):
+def test_two_that_wait_at_once_do_not_hide_what_the_other_announces(
+    fleet: Fleet, folder: Path, start: Callable[..., None]
+) -> None:
+    start("one", loads=lambda release: release != "b")
+    (folder / "~next").mkdir()
+    (folder / "~next" / "c").write_text(f"{time.time() + LONG_S}\n")
+    with pytest.raises(Refused, match="one did not load b"):
         fleet.wait_loaded("b", 0.3)
-    other.join()
-    assert fleet.announced() == "c"
+    assert fleet.announced() == {"c"}
+    assert "c" in fleet.servers()[0].loaded
+
+
+@pytest.mark.parametrize("until", ["1.5\n", "", "soon"])
+def test_what_a_killed_server_has_announced_is_over_after_a_time(fleet: Fleet, folder: Path, until: str) -> None:
+    (folder / "~next").mkdir()
+    (folder / "~next" / "b").write_text(until)
+    assert fleet.announced() == set()
+
+
+def test_what_was_refused_before_may_be_right_by_now(fleet: Fleet, folder: Path, start: Callable[..., None]) -> None:
+    # It has refused `b`, and will load it when it is asked again.
+    Fleet(LocalRepository(folder), "one", EVERY_S).report("a", {}, ["a"], {"b": "it was half copied"})
+    waiting = threading.Thread(target=start, args=("one",))
+    waiting.start()
+    fleet.wait_loaded("b", LONG_S)
+    waiting.join()

@@ -27,7 +27,7 @@ every server follows within its --follow-s (default: 1 s). Needs no server: thos
 """
 
 _ROLLBACK = """\
-Make the release active again that was active before, in the same way as `activate`.
+Make the release active again that was active before, in the same way as `activate`. Going back again goes further back.
 """
 
 _SPLIT = """\
@@ -114,15 +114,15 @@ def _rollback(task: Task) -> ExitCode:
     previous = task.fleet.previous(active)
     if previous is None:
         raise NoRelease(f"no release is known that was active before {active} and still exists")
-    return _switch_to(task, previous, active)
+    return _switch_to(task, previous, active, back=True)
 
 
-def _switch_to(task: Task, release: str, expected: str | None) -> ExitCode:
+def _switch_to(task: Task, release: str, expected: str | None, *, back: bool = False) -> ExitCode:
     fleet, timeout_s = task.fleet, _timeout_s(task)
     read_manifest(fleet.repository, release)
     _say_wait(task, f"have loaded {release}")
     fleet.wait_loaded(release, timeout_s)
-    before = fleet.activate(release, expected)
+    before = fleet.activate(release, expected, back=back)
     late = fleet.wait_serving(release, {}, timeout_s)
     release_fleet_output.show_switch(release, before, fleet.servers(), late, as_json=task.args.json)
     return ExitCode.FAILED if late else ExitCode.OK

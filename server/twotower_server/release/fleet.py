@@ -1,9 +1,9 @@
 """What the servers of one repository tell each other, as small texts beside the releases:
 
     active             name of the active release
-    ~history           releases that were active before, the latest last
+    ~history           releases that were active before, the latest last; shorter after going back
     ~split             shares of the traffic, for one active release
-    ~next              a release that every server shall load, since it is about to serve
+    ~next/<release>    every server shall load it, since it is about to serve; until when, in seconds since 1970
     ~servers/<server>  what a server has loaded and serves; rewritten every second while it lives
 
 The pointer moves in two phases: every server that lives reports the release loaded, then `active` names it.
@@ -14,11 +14,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from twotower_server.errors import Reason, Refused, ReleaseRefused
+from twotower_server.errors import Reason, Refused, ReleaseRefused, TwoTowerError
 from twotower_server.release.format import check_name
 from twotower_server.release.repository import ACTIVE, Repository, no_release
 
@@ -30,6 +30,8 @@ _HISTORY_LENGTH = 20
 # Reports that a server may miss before it is taken for dead.
 _DEAD_AFTER = 5
 _LOOK_S = 0.1
+# What the clocks of two machines may differ by.
+_CLOCKS_DIFFER_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,27 +79,41 @@ class Fleet:
             raise ReleaseRefused(f"{self.repository} has no active release; {hint}")
         return check_name(name.strip())
 
-    def activate(self, release: str, expected: str | None = None) -> str:
+    def activate(self, release: str, expected: str | None = None, *, back: bool = False) -> str:
         """Moves the pointer, in one step; the split ends. Returns the release that was active; "" = none.
 
-        Raises Refused: RELEASE_NOT_FOUND, or RELEASE_MISMATCH when `expected` is no longer active.
+        back: to one that was active before; going back again then goes further back. Raises Refused:
+        RELEASE_NOT_FOUND, or RELEASE_MISMATCH when `expected` is no longer active.
         """
         if check_name(release) not in (names := self.repository.names()):
             raise Refused(Reason.RELEASE_NOT_FOUND, str(no_release(release, names)), "release")
         with self.repository.locked():
-            before = (self.repository.read(ACTIVE) or "").strip()
-            if expected is not None and before != expected:
-                raise Refused(
-                    Reason.RELEASE_MISMATCH, f"the active release is {before} by now, not {expected}", "expected_active"
-                )
+            before = self.pointer()
+            if expected is not None:
+                self._check_active(expected, "expected_active")
+            # Only the last step that is taken changes what is served, and what `previous` says.
             if before and before != release:
-                history = [*self._read(_HISTORY, list), before][-_HISTORY_LENGTH:]
+                history: list[Any] = self._read(_HISTORY, list)
+                history = history[: _last(history, release) + 1] if back else [*history, before][-_HISTORY_LENGTH:]
                 self.repository.write(_HISTORY, json.dumps(history) + "\n")
-            if self._read(_SPLIT, dict).get("active") == release:  # to be ended, or left by who was killed below
+            # A split of another release does not count any more.
+            if self._read(_SPLIT, dict).get("active") == release:  # to be ended, or left from an earlier time
                 self.repository.remove(_SPLIT)
-            self.repository.write(ACTIVE, release + "\n")
-            self.repository.remove(_SPLIT)  # does not count any more: it is of another active release
+            if before != release:
+                self.repository.write(ACTIVE, release + "\n")
             return before
+
+    def pointer(self) -> str:
+        """What stands in the place of the active release's name, whatever it is; "" = nothing."""
+        return (self.repository.read(ACTIVE) or "").strip()
+
+    def _check_active(self, expected: str, field: str) -> None:
+        if (active := self.pointer()) != expected:
+            raise Refused(
+                Reason.RELEASE_MISMATCH,
+                f"the active release is {active or 'none'} by now, not {expected or 'none'}",
+                field,
+            )
 
     def previous(self, release: str) -> str | None:
         """The release that was active before `release` and still exists; None when none is known."""
@@ -112,14 +128,24 @@ class Fleet:
         split = self._read(_SPLIT, dict)
         if split.get("active") != active or not isinstance(split.get("shares"), dict):
             return {}
-        return {str(name): float(share) for name, share in split["shares"].items()}
+        try:
+            shares = {check_name(name): float(share) for name, share in split["shares"].items()}
+            check_shares(shares)
+        except (TypeError, ValueError, TwoTowerError):
+            return {}
+        return shares
 
     def set_shares(self, active: str, shares: Mapping[str, float]) -> None:
-        """Splits the traffic while `active` is the active release; no shares: it goes there alone."""
-        if shares:
-            self.repository.write(_SPLIT, json.dumps({"active": active, "shares": dict(shares)}) + "\n")
-        else:
-            self.repository.remove(_SPLIT)
+        """Splits the traffic while `active` is the active release; no shares: it goes there alone.
+
+        Raises Refused (RELEASE_MISMATCH) when it is no longer active.
+        """
+        with self.repository.locked():
+            self._check_active(active, "")
+            if shares:
+                self.repository.write(_SPLIT, json.dumps({"active": active, "shares": dict(shares)}) + "\n")
+            else:
+                self.repository.remove(_SPLIT)
 
     # ---- the servers
 
@@ -151,27 +177,30 @@ class Fleet:
         self._watch(lambda server: server.beat == first.get(server.name))
         return self.servers()
 
-    def announced(self) -> str | None:
-        """The release that every server shall load."""
-        name = self.repository.read(_NEXT)
-        return check_name(name.strip()) if name else None
+    def announced(self) -> set[str]:
+        """The releases that every server shall load. What a killed one has announced is over after a time."""
+        return {name for name in self.repository.listed(_NEXT) if self._read(f"{_NEXT}/{name}", float) > time.time()}
 
     def wait_loaded(self, release: str, timeout_s: float) -> None:
         """Waits until every other server that lives has loaded a release. Raises Refused, naming who has not."""
         if all(release in server.loaded for server in self.servers() if server.name != self._server):
             return
 
-        def lacks(server: Server) -> bool:
-            if release in server.refused and release not in server.loaded:
-                raise _not_loaded(f"server {server.name} refuses {release}: {server.refused[release]}")
-            return release not in server.loaded
+        heard: dict[str, int] = {}
 
-        self.repository.write(_NEXT, release + "\n")
+        def lacks(server: Server) -> bool:
+            if release in server.loaded:
+                return False
+            # A refusal of old may be right by now: what it says counts once it has seen the announcement.
+            if release in server.refused and server.beat >= heard.setdefault(server.name, server.beat + 2):
+                raise _not_loaded(f"server {server.name} refuses {release}: {server.refused[release]}")
+            return True
+
+        self.repository.write(f"{_NEXT}/{release}", f"{time.time() + timeout_s + _CLOCKS_DIFFER_S}\n")
         try:
             late = self._watch(lacks, timeout_s)
         finally:
-            if self.announced() == release:  # not what another has announced meanwhile
-                self.repository.remove(_NEXT)
+            self.repository.remove(f"{_NEXT}/{release}")
         if late:
             raise _not_loaded(f"{', '.join(late)} did not load {release} within {timeout_s:g} s; nothing was changed")
 
@@ -218,6 +247,11 @@ def check_shares(shares: Mapping[str, float]) -> None:
             raise Refused(Reason.VALUE_NOT_FINITE, f"the share of {name} is {share!r}, not from 0 to 1", "shares")
     if shares and abs(math.fsum(shares.values()) - 1) > 1e-9:
         raise Refused(Reason.FIELD_CONFLICT, f"the shares sum to {math.fsum(shares.values()):g}, not 1", "shares")
+
+
+def _last(history: Sequence[Any], release: str) -> int:
+    """The last place of a release; -1 = it is not there."""
+    return max((place for place, name in enumerate(history) if name == release), default=-1)
 
 
 def _not_loaded(message: str) -> Refused:

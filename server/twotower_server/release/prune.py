@@ -62,8 +62,7 @@ def _needed(fleet: Fleet) -> dict[str, str]:
             needed.setdefault(name, f"loaded by {server.name}")
     if previous := fleet.previous(active):
         needed[previous] = "active before"
-    if announced := fleet.announced():
-        needed[announced] = "about to serve"
+    needed |= dict.fromkeys(fleet.announced(), "about to serve")
     needed |= {name: f"{share:.4g} of the traffic" for name, share in fleet.shares(active).items()}
     needed[active] = "active"
     return needed

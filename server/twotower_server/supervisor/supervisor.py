@@ -238,7 +238,7 @@ class Supervisor:
             value = await methods[question.method](**question.arguments)
         except Refused as error:
             worker.answer(Answer(question.number, refused=error))
-        except OSError as error:
+        except (OSError, ReleaseRefused) as error:
             log.error("%s: the releases folder failed: %s", question.method, error)
             refused = Refused(
                 Reason.STORE_UNAVAILABLE, "the releases folder cannot be used; the server's log says more"

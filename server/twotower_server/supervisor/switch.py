@@ -30,8 +30,8 @@ from twotower_server.supervisor.thread import in_thread
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.005
-# When the place of releases has failed a load, it is tried again.
-_RETRY_S = 10.0
+# What is wrong with a release that the folder names may be right by now.
+_TRY_AGAIN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,14 @@ class State:
     reason: str
     served: int
     servers: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """at: seconds of the monotonic clock."""
+
+    reason: str
+    at: float
 
 
 class Switch:
@@ -73,12 +81,14 @@ class Switch:
         self._number = 0
         self._columns: dict[str, int] = {}  # by release, in the order of their loading
         self._loading: dict[str, asyncio.Task[None]] = {}
-        self._refused: dict[str, str] = {}
-        self._announced: str | None = None
+        self._refused: dict[str, _Refusal] = {}
+        self._announced: set[str] = set()
+        self._named: set[str] = set()  # by the repository: announced, active or in the split
+        self._failures: dict[str, str] = {}  # what fails at the moment, and why
         self._follow_now = asyncio.Event()
         self._report_now = asyncio.Event()
-        self._failures: dict[str, str] = {}  # of following and reporting, at the moment
-        self._rested: dict[str, float] = {}  # loaded, but not active and not in the split: since when
+        self._served: set[str] = set()  # loaded, and active or in the split at some time since
+        self._rested: dict[str, float] = {}  # loaded, but nobody needs it: since when
 
     @property
     def generation(self) -> Generation:
@@ -91,14 +101,15 @@ class Switch:
         folder = await self._verified(active)
         generation = Generation(1, active, {active: self._loaded(active, folder)})
         shares = await in_thread(self._fleet.shares, active)
-        for name in shares:
-            if name != active:
-                more = await self._verified(name)
-                generation = replace(generation, loaded={**generation.loaded, name: self._loaded(name, more)})
-        generation = replace(generation, shares=shares)
+        try:
+            others = {name: self._loaded(name, await self._verified(name)) for name in shares if name != active}
+        except (TwoTowerError, OSError) as error:
+            log.error("all traffic goes to %s, without the split: %s", active, error)
+        else:
+            generation = replace(generation, loaded={**generation.loaded, **others}, shares=shares)
         generation.write(self._folder)
         self._number = self._page.next = self._page.current = 1
-        self._generation = generation
+        self._now(generation)
 
     # ---- what callers of ReleaseService ask for
 
@@ -109,14 +120,17 @@ class Switch:
 
     async def degraded(self) -> list[str]:
         """What does not work as it should, one sentence each."""
-        failed = [f"release {name} is refused: {reason}" for name, reason in sorted(self._refused.items())]
-        return failed + [f"the releases folder cannot be {what}; the server's log says why" for what in self._failures]
+        refused = [
+            f"release {name}, which the releases folder names, is refused: {refusal.reason}"
+            for name, refusal in sorted(self._refused.items())
+            if name in self._named
+        ]
+        return refused + [f"{failure}; the server's log says why" for failure in self._failures]
 
     async def load(self, release: str) -> State:
         """Begins to verify and open a release. Raises FIELD_REQUIRED or RELEASE_NOT_FOUND."""
         await self._check_known(release)
-        self._refused.pop(release, None)
-        self._begin_load(release)
+        self._begin_loading(release)
         return self._state(release, await in_thread(self._fleet.servers))
 
     async def activate(self, release: str, expected_active: str = "") -> str:
@@ -124,18 +138,7 @@ class Switch:
 
         Raises FIELD_REQUIRED, RELEASE_NOT_LOADED, RELEASE_MISMATCH, or NOT_READY when a worker cannot follow.
         """
-        self._check_switch(release, expected_active)
-        if release != self.generation.active:
-            await in_thread(self._fleet.wait_loaded, release, self._config.fleet_timeout_s)
-        async with self._lock:
-            self._check_switch(release, expected_active)
-            before = self.generation
-            if release == before.active and not before.shares:
-                return before.active
-            generation = replace(before, active=release, shares={})
-            await self._publish(generation, lambda: self._fleet.activate(release, before.active))
-            log.info("activated release %s; before it %s was active", release, before.active)
-            return before.active
+        return await self._activate(release, expected_active)
 
     async def rollback(self, from_release: str) -> str:
         """Makes the release active that was active before `from_release`; returns it."""
@@ -150,13 +153,12 @@ class Switch:
                 f"no release is known to have been active before {from_release}",
                 "from_release",
             )
-        self._refused.pop(previous, None)
-        self._begin_load(previous)
-        if previous in self._loading:
-            await asyncio.wait([self._loading[previous]])
-        if previous in self._refused:
-            raise Refused(Reason.RELEASE_NOT_LOADED, f"{previous}: {self._refused[previous]}", "from_release")
-        await self.activate(previous, from_release)
+        if (loading := self._begin_loading(previous)) is not None:
+            await asyncio.wait([loading])
+            if previous in self._refused:
+                reason = self._refused[previous].reason
+                raise Refused(Reason.RELEASE_NOT_LOADED, f"release {previous} is refused: {reason}", "from_release")
+        await self._activate(previous, from_release, back=True)
         return previous
 
     async def split(self, shares: Mapping[str, float]) -> Mapping[str, float]:
@@ -180,8 +182,9 @@ class Switch:
         try:
             while True:
                 await _wait(self._follow_now, self._config.follow_s)
-                with self._failing("followed"):
+                with self._failing("the releases folder cannot be followed"):
                     await self._look()
+                with self._failing("old releases cannot be closed"):
                     await self._retire()
         finally:
             for loading in self._loading.values():
@@ -194,65 +197,84 @@ class Switch:
         """
         while True:
             now = self.generation
+            refused = {name: why.reason for name, why in self._refused.items() if name not in self._loading}
             if any(row.healthy for row in self._board.rows):
-                with self._failing("written"):
-                    await in_thread(self._fleet.report, now.active, now.shares, list(now.loaded), dict(self._refused))
+                with self._failing("the releases folder cannot be written"):
+                    await in_thread(self._fleet.report, now.active, now.shares, list(now.loaded), refused)
             await _wait(self._report_now, self._config.follow_s)
 
+    @contextmanager
+    def _failing(self, failure: str) -> Iterator[None]:
+        """Goes on, and logs, whatever fails. failure: what that means, for `degraded`."""
+        try:
+            yield
+            self._failures.pop(failure, None)
+        except Exception as error:
+            if str(error) != self._failures.get(failure):  # once, not every second
+                log.error("%s: %s", failure, error, exc_info=not isinstance(error, TwoTowerError | OSError))
+            self._failures[failure] = str(error)
+
     async def _look(self) -> None:
-        self._announced, active, shares = await in_thread(self._wanted)
-        for name in sorted(self._needed_names(active, shares) - self._refused.keys()):
-            self._begin_load(name)
+        self._announced = named = await in_thread(self._fleet.announced)
+        try:
+            active, shares = await in_thread(self._pointer)
+            named = {*named, active, *shares}
+        finally:
+            self._want(named)
         if (active, shares) == (self.generation.active, self.generation.shares):
             return
         async with self._lock:
             # Read again: a caller of this server may have changed it while the lock was not held.
-            _, active, shares = await in_thread(self._wanted)
-            before = self.generation
-            if (active, shares) != (before.active, before.shares) and before.loaded.keys() >= {active, *shares}:
-                await self._publish(replace(before, active=active, shares=shares))
-                log.info("activated release %s, as the releases folder says", active)
+            await self._follow_pointer(*await in_thread(self._pointer))
 
-    @contextmanager
-    def _failing(self, what: str) -> Iterator[None]:
-        """Goes on, and logs, when the releases folder cannot be used."""
-        try:
-            yield
-            self._failures.pop(what, None)
-        except (TwoTowerError, OSError) as error:
-            if str(error) != self._failures.get(what):  # once, not every second
-                log.error("the releases folder cannot be %s: %s", what, error)
-            self._failures[what] = str(error)
+    def _want(self, named: set[str]) -> None:
+        """Begins to load what the repository names; what was refused, when it is named anew, or after a while."""
+        for name in named:
+            refusal = self._refused.get(name)
+            if refusal is None or name not in self._named or time.monotonic() - refusal.at > _TRY_AGAIN_S:
+                self._begin_loading(name)
+        self._named = named
 
-    def _wanted(self) -> tuple[str | None, str, dict[str, float]]:
-        """What the repository says: the release to load, the active one, the shares."""
+    async def _follow_pointer(self, active: str, shares: Mapping[str, float]) -> None:
+        before = self.generation
+        if not before.loaded.keys() >= shares.keys():
+            shares = before.shares if active == before.active else {}
+        if active in before.loaded and (active, shares) != (before.active, before.shares):
+            await self._publish(replace(before, active=active, shares=shares))
+            log.info("as the releases folder says, %s is active%s", active, f", split {dict(shares)}" if shares else "")
+
+    def _pointer(self) -> tuple[str, dict[str, float]]:
+        """What the repository says: the active release and the shares of a split."""
         active = self._fleet.active()
-        return self._fleet.announced(), active, self._fleet.shares(active)
+        return active, self._fleet.shares(active)
 
     async def _retire(self) -> None:
-        """Closes releases that have rested for `keep_s`, and the longest rested beyond `keep_releases`."""
-        now = time.monotonic()
-        resting = [name for name in self.generation.loaded if not self._needed(name)]
-        self._rested = {name: self._rested.get(name, now) for name in resting}
-        newest_first = sorted(resting, key=lambda name: -self._rested[name])
-        gone = [
-            name
-            for place, name in enumerate(newest_first)
-            if place >= self._config.keep_releases or now - self._rested[name] > self._config.keep_s
-        ]
+        """Closes releases that have rested for `keep_s`, and the longest rested beyond `keep_releases`.
+
+        Those that have not served yet do not count as kept for callers that pin them.
+        """
+        now, needed = time.monotonic(), self._announced | _serving(self.generation)
+        self._rested = {name: self._rested.get(name, now) for name in self.generation.loaded if name not in needed}
+        newest_first = sorted(self._rested, key=lambda name: -self._rested[name])
+        gone = set([name for name in newest_first if name in self._served][self._config.keep_releases :])
+        gone |= {name for name, since in self._rested.items() if now - since > self._config.keep_s}
         if gone:
             async with self._lock:
                 before = self.generation
-                kept = {n: loaded for n, loaded in before.loaded.items() if n not in gone or self._needed(n)}
+                kept = {n: loaded for n, loaded in before.loaded.items() if n not in gone or n in _serving(before)}
                 await self._publish(replace(before, loaded=kept))
-            log.info("retired %s", ", ".join(gone))
+            log.info("retired %s", ", ".join(sorted(gone - kept.keys())))
         self._fleet.repository.use({*self.generation.loaded, *self._loading})
 
     # ---- how
 
-    def _begin_load(self, release: str) -> None:
-        if release not in self.generation.loaded and release not in self._loading:
+    def _begin_loading(self, release: str) -> asyncio.Task[None] | None:
+        """The task that loads a release; None when it is loaded."""
+        if release in self.generation.loaded:
+            return None
+        if release not in self._loading:
             self._loading[release] = asyncio.create_task(self._load(release))
+        return self._loading[release]
 
     async def _load(self, release: str) -> None:
         """Fetches, verifies and opens; a refusal is kept for `states`."""
@@ -260,20 +282,51 @@ class Switch:
             loaded = self._loaded(release, await self._verified(release))
             async with self._lock:
                 before = self.generation
-                self._rested[release] = time.monotonic()
                 await self._publish(replace(before, loaded={**before.loaded, release: loaded}))
+            self._refused.pop(release, None)
             log.info("loaded release %s", release)
-        except TwoTowerError as error:
-            self._refused[release] = error.message if isinstance(error, Refused) else str(error)
-            log.error("release %s is refused: %s", release, error)
-        except OSError as error:  # not the release's fault
-            self._refused[release] = "it cannot be read at the moment; the server's log says why"
-            asyncio.get_running_loop().call_later(_RETRY_S, self._refused.pop, release, None)
-            log.error("release %s cannot be read: %s", release, error)
+        except Exception as error:  # nobody awaits this task, so it is told here or never
+            self._refused[release] = _Refusal(self._told(error), time.monotonic())
+            expected = isinstance(error, TwoTowerError | OSError)
+            log.error("release %s is refused: %s", release, error, exc_info=not expected)
         finally:
             self._loading.pop(release, None)
             self._follow_now.set()
             self._report_now.set()
+
+    async def _activate(self, release: str, expected_active: str, *, back: bool = False) -> str:
+        """As `activate`. back: see `Fleet.activate`."""
+        self._check_switch(release, expected_active)
+        if not await self._serves_alone(release):
+            # Not under the lock: the servers that this one waits for may be waiting for it.
+            await in_thread(self._fleet.wait_loaded, release, self._config.fleet_timeout_s)
+        async with self._lock:
+            self._check_switch(release, expected_active)
+            before = self.generation
+            if await self._serves_alone(release):
+                return before.active
+            after = replace(before, active=release, shares={})
+            expected = await self._replaceable()
+            await self._publish(after, lambda: self._fleet.activate(release, expected, back=back))
+            log.info("activated release %s; before it %s was active", release, before.active)
+            return before.active
+
+    def _check_switch(self, release: str, expected_active: str) -> None:
+        active = self.generation.active
+        if expected_active and expected_active != active:
+            raise _mismatch(f"the active release is {active}, not {expected_active}", "expected_active")
+        self._check_loaded(release)
+
+    async def _serves_alone(self, release: str) -> bool:
+        """Whether all traffic goes to a release, and the repository says so, too."""
+        pointer = await in_thread(self._fleet.pointer)
+        return (self.generation.active, pointer, self.generation.shares) == (release, release, {})
+
+    async def _replaceable(self) -> str:
+        """What the pointer must be for this server to move it: what it serves, or what it cannot."""
+        pointer = await in_thread(self._fleet.pointer)
+        serves = pointer not in self._refused and await self._is_known(pointer)
+        return self.generation.active if serves else pointer
 
     async def _verified(self, release: str) -> Path:
         folder = await in_thread(self._fleet.repository.local, release)
@@ -304,12 +357,21 @@ class Switch:
             await in_thread(commit)
         except BaseException:
             self._page.next = before.number
-            Generation.remove(self._folder, generation.number)
+            self._remove(generation.number)
             raise
         self._page.current = generation.number
+        self._now(generation)
+        self._remove(before.number)
+
+    def _now(self, generation: Generation) -> None:
+        """Remembers what the page says."""
         self._generation = generation
+        self._served = self._served & generation.loaded.keys() | _serving(generation)
         self._report_now.set()
-        Generation.remove(self._folder, before.number)
+
+    def _remove(self, number: int) -> None:
+        with suppress(OSError):  # what remains is in nobody's way
+            Generation.remove(self._folder, number)
 
     async def _opened(self, number: int) -> None:
         """Waits until every healthy worker has opened a generation, and there is one."""
@@ -318,16 +380,17 @@ class Switch:
             healthy = [row for row in self._board.rows if row.healthy]
             for row in healthy:
                 if row.refused == number:
-                    reason = refusal_path(self._folder, number).read_text("utf-8")
+                    reason = "the server's log says why"
+                    with suppress(OSError):
+                        reason = refusal_path(self._folder, number).read_text("utf-8")
                     raise Refused(Reason.RELEASE_NOT_LOADED, f"a worker cannot open it: {reason}", "release")
             late = [slot for slot, row in enumerate(self._board.rows) if row.healthy and row.prepared < number]
             if healthy and not late:
                 return
             if time.monotonic() > deadline:
-                who = f"worker {', '.join(map(str, late))} has" if late else "no worker is healthy, none has"
+                why = f"worker {', '.join(map(str, late))} did not open it" if late else "no worker was healthy"
                 raise Refused(
-                    Reason.NOT_READY,
-                    f"{who} not opened it within {self._config.switch_timeout_s:g} s; nothing was changed",
+                    Reason.NOT_READY, f"{why} within {self._config.switch_timeout_s:g} s; nothing was changed"
                 )
             await asyncio.sleep(_LOOK_S)
 
@@ -341,34 +404,38 @@ class Switch:
         elif release in self._loading:
             state = "verifying"
         elif release in self._refused:
-            state, reason = "refused", self._refused[release]
+            state, reason = "refused", self._refused[release].reason
         else:
             state = "available"
         served = self._board.counted(self._columns[release]) if release in self._columns else 0
         return State(release, state, reason, served, [s.name for s in servers if release in s.loaded])
 
-    def _needed(self, release: str) -> bool:
-        return release in self._needed_names(self.generation.active, self.generation.shares)
-
-    def _needed_names(self, active: str, shares: Mapping[str, float]) -> set[str]:
-        return {active, *shares} | ({self._announced} if self._announced else set())
-
-    def _check_switch(self, release: str, expected_active: str) -> None:
-        active = self.generation.active
-        if expected_active and expected_active != active:
-            raise _mismatch(f"the active release is {active}, not {expected_active}", "expected_active")
-        self._check_loaded(release)
-
     async def _check_known(self, release: str) -> None:
         if not release:
             raise Refused(Reason.FIELD_REQUIRED, "name the release", "release")
-        names = await in_thread(self._fleet.repository.names)
-        if release not in names:
+        if not await self._is_known(release):
+            names = await in_thread(self._fleet.repository.names)
             raise Refused(
                 Reason.RELEASE_NOT_FOUND,
                 f"there is no release {release[:63]!r}; there are {', '.join(names[-20:]) or 'none'}",
                 "release",
             )
+
+    async def _is_known(self, release: str) -> bool:
+        return release in await in_thread(self._fleet.repository.names)
+
+    def _told(self, error: Exception) -> str:
+        """What callers read of an error: no path, no driver's text."""
+        if isinstance(error, Refused):
+            return error.message
+        if isinstance(error, OSError):
+            return error.strerror or type(error).__name__
+        if not isinstance(error, TwoTowerError):
+            return "this is a bug of the server; its log has the details"
+        text = str(error).replace(f" --releases {self._config.releases}", "")
+        for place, name in ((self._config.releases, "the releases folder"), (self._config.data, "the data folder")):
+            text = text.replace(str(place), name)
+        return text
 
     def _check_loaded(self, release: str, field: str = "release") -> None:
         if not release:
@@ -382,10 +449,16 @@ class Switch:
             )
 
 
+def _serving(generation: Generation) -> set[str]:
+    """The releases that entries without a pin go to."""
+    return {generation.active, *generation.shares}
+
+
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
     """Until the event, at most for a time; the event is over then."""
     with suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):  # `wait_for` may swallow a cancellation
+            await event.wait()
     event.clear()
 
 
