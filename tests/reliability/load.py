@@ -8,15 +8,19 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import grpc
 import grpc.aio
 import numpy as np
 
-from tests.reliability.serving import OWN_CONNECTION
+from tests.reliability.serving import OWN_CONNECTION, Own
 from tests.rpc.messages import ITEM, USER, item, user
 from tests.rpc.recomputed import Recomputed
+from tests.supervisor.running import PATIENCE_S
 from twotower import v1
+
+T = TypeVar("T")
 
 USERS = 12
 IDS = [f"i{i}" for i in range(0, 200, 9)]
@@ -31,6 +35,15 @@ class Observed:
     answered: float
     release: str
     rpc: str
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """When ActivateRelease was called and returned (monotonic seconds), and what it made active."""
+
+    called: float
+    returned: float
+    release: str
 
 
 class Mixed(AssertionError):
@@ -89,8 +102,9 @@ class Load:
 
     target: str
     expected: Mapping[str, Expected]
+    kills: bool = False  # a worker may be killed: connections to it break, which is all that a caller may see of it
+    pins: list[str] = field(default_factory=list)  # releases that calls may pin
     observed: list[Observed] = field(default_factory=list)
-    flows: int = 0
 
     async def run(self, connections: int, during: Callable[[], Awaitable[None]]) -> None:
         """Calls from so many connections until `during` has ended. Raises what a call or a check raises."""
@@ -113,8 +127,11 @@ class Load:
             order = random.Random(number)
             while True:
                 flow = order.choice(_FLOWS)
-                await flow(self, stub, order.randrange(USERS))
-                self.flows += 1
+                try:
+                    await flow(self, stub, order.randrange(USERS))
+                except grpc.aio.AioRpcError as error:
+                    if not (self.kills and broken(error)):
+                        raise
 
     async def _observe(self, call: Any, request: Any) -> tuple[Any, Expected]:
         """An answer without pin or vector, and what its release answers."""
@@ -175,7 +192,7 @@ class Load:
         )
 
     async def _batches(self, stub: Any, number: int) -> None:
-        numbers = [(number + i) % USERS for i in range(6)]
+        numbers, pins = [(number + i) % USERS for i in range(6)], tuple(self.pins)
         request = v1.BatchGetUserEmbeddingsRequest(users=[caller(n) for n in numbers])
         sent = time.monotonic()
         batch = await stub.BatchGetUserEmbeddings(request)
@@ -189,15 +206,13 @@ class Load:
         # Entries by vector, by features and by a pin, of one release and the other.
         entries = [v1.ScoreRequest(embedding=embedding, item_ids=IDS) for embedding in batch.embeddings[:3]]
         entries += [v1.ScoreRequest(user=caller(n), item_ids=IDS) for n in numbers[3:]]
-        entries += [
-            v1.ScoreRequest(user=caller(n), item_ids=IDS, release=name) for n in numbers[:2] for name in self.expected
-        ]
+        entries += [v1.ScoreRequest(user=caller(n), item_ids=IDS, release=name) for n in numbers[:2] for name in pins]
         sent = time.monotonic()
         answer = await stub.BatchScore(v1.BatchScoreRequest(requests=entries))
         answered = time.monotonic()
         if answer.problems:
             raise Mixed(f"BatchScore: {answer.problems}")
-        asked = [*numbers, *(n for n in numbers[:2] for _ in self.expected)]
+        asked = [*numbers, *(n for n in numbers[:2] for _ in pins)]
         for entry, n, scored in zip(entries, asked, answer.responses, strict=True):
             pinned = entry.embedding.release or entry.release
             if pinned:
@@ -266,3 +281,39 @@ _FLOWS: tuple[Any, ...] = (
 def _same(release: str, expected: str) -> None:
     if release != expected:
         raise Mixed(f"{release} has answered, not {expected}")
+
+
+def broken(error: Any) -> bool:
+    """Whether a connection broke; what the server itself says is another matter."""
+    return error.code() is grpc.StatusCode.UNAVAILABLE and not str(error.details()).startswith("NOT_READY")
+
+
+async def switched(own: Own, release: str) -> Switched:
+    """Activates a release; again, when the worker that passes it on was killed."""
+    called = time.monotonic()
+    await asyncio.to_thread(persisting, own, lambda: own.activate(release))
+    return Switched(called, time.monotonic(), release)
+
+
+def persisting(own: Own, call: Callable[[], T]) -> T:
+    """Calls again whenever the connection breaks."""
+    while True:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            if not broken(error):
+                raise
+            grpc.channel_ready_future(own.channel).result(PATIENCE_S)
+
+
+def stale(observed: list[Observed], switches: list[Switched]) -> list[Observed]:
+    """Answers by a release that was not active at any moment from the sending of the request to its answer."""
+    found = []
+    for entry in observed:
+        returned = [switch.release for switch in switches if switch.returned <= entry.sent]
+        during = {
+            switch.release for switch in switches if switch.called <= entry.answered and switch.returned > entry.sent
+        }
+        if entry.release not in {returned[-1], *during}:
+            found.append(entry)
+    return found
