@@ -112,7 +112,7 @@ def test_activate_reaches_every_server_before_it_returns(release: Release, start
     first, second = sorted((one, two))
     assert code == ExitCode.OK
     assert out == f"r2 is the active release now; before it was r1\nServed by {first}, {second}\n"
-    assert err == f"Waiting until {first}, {second} have loaded r2\n"
+    assert err == f"Waiting for {first}, {second} to load r2\n"
     assert served(one) == served(two) == {"r2"}
     switched = answered(release("rollback", "--json"))
     assert switched == {"active": "r1", "previous": "r2", "serving": [first, second], "late": []}
@@ -468,6 +468,18 @@ def test_a_server_goes_on_while_the_place_cannot_be_read(
         (remote / "active").write_text("r2\n")
         until(lambda: client.get_user_embedding(USER).release == "r2")
         until(lambda: client.serving_info().degraded == ())
+
+
+def test_a_server_that_cannot_report_follows_all_the_same(
+    release: Release, own: Path, start_server: StartServer
+) -> None:
+    (own / "~servers").touch()
+    server = start_server("--releases", str(own), *QUICK)
+    with twotower.Client(server.ready()["target"], timeout_s=PATIENCE_S) as client:
+        until(lambda: "the releases folder cannot be written" in server.log())
+        assert client.serving_info().degraded == ("the releases folder cannot be written; the server's log says why",)
+        assert answered(release("activate", "r2", "--json"))["serving"] == []
+        until(lambda: client.get_user_embedding(USER).release == "r2")
 
 
 def test_what_needs_a_folder_does_not_take_a_url(release: Release, tmp_path: Path) -> None:

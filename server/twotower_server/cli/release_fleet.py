@@ -120,7 +120,7 @@ def _rollback(task: Task) -> ExitCode:
 def _switch_to(task: Task, release: str, expected: str | None, *, back: bool = False) -> ExitCode:
     fleet, timeout_s = task.fleet, _timeout_s(task)
     read_manifest(fleet.repository, release)
-    _say_wait(task, f"have loaded {release}")
+    _say_wait(task, f"load {release}")
     fleet.wait_loaded(release, timeout_s)
     before = fleet.activate(release, expected, back=back)
     late = fleet.wait_serving(release, {}, timeout_s)
@@ -138,7 +138,7 @@ def _split(task: Task) -> ExitCode:
     for name in shares:
         read_manifest(fleet.repository, task.named(name))
     for name in shares:
-        _say_wait(task, f"have loaded {name}")
+        _say_wait(task, f"load {name}")
         fleet.wait_loaded(name, timeout_s)
     fleet.set_shares(active, shares)
     late = fleet.wait_serving(active, shares, timeout_s)
@@ -149,7 +149,7 @@ def _split(task: Task) -> ExitCode:
 def _prune(task: Task) -> ExitCode:
     fleet, args = task.fleet, task.args
     task.active()  # or nothing says what is needed
-    _say_wait(task, "have said what they need")
+    _say_wait(task, "say what is in use")
     found = fates(fleet, args.keep, datetime.timedelta(days=args.older_than))
     going = [fate for fate in found if not fate.kept]
     if not args.json:
@@ -178,11 +178,11 @@ def _agreed(releases: int) -> bool:
     return input(f"Remove {releases} release{'s' * (releases > 1)}? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _say_wait(task: Task, until: str) -> None:
+def _say_wait(task: Task, what: str) -> None:
     """Why it takes a while, on standard error."""
     names = [server.name for server in task.fleet.servers()]
     if names and not task.args.json:
-        print(f"Waiting until {', '.join(names)} {until}", file=sys.stderr, flush=True)
+        print(f"Waiting for {', '.join(names)} to {what}", file=sys.stderr, flush=True)
 
 
 def _timeout_s(task: Task) -> float:
