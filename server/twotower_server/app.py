@@ -16,7 +16,6 @@ import uvloop
 
 from twotower_server.cache.memory import MemoryTier
 from twotower_server.cache.policy import CachePolicy
-from twotower_server.cache.redis import RedisTier
 from twotower_server.cache.user_cache import UserCache
 from twotower_server.catalog.log import Log
 from twotower_server.config import Config
@@ -116,6 +115,8 @@ def open_user_cache(config: Config) -> UserCache | None:
     memory = MemoryTier(config.user_cache_mib << 20, policy.ttl_s)
     if config.redis is None or not config.user_cache_redis:
         return UserCache(policy, memory)
+    from twotower_server.cache.redis import RedisTier  # redis-py takes 9 MB and 0.2 s: only where it is used
+
     redis = RedisTier(config.redis, config.redis_ca, config.redis_prefix, policy.ttl_s, config.user_cache_budget_ms)
     return UserCache(policy, memory, redis)
 

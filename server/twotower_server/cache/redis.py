@@ -130,7 +130,7 @@ class RedisTier:
     async def _read(self, keys: Sequence[CacheKey]) -> dict[CacheKey, Entry]:
         pipeline = self._client.pipeline(transaction=False)
         for key in keys:
-            name = self._name(key)
+            name = redis_key(self._prefix, key)
             # In this order: if the key is written in between, its vector is younger than it seems, never older.
             pipeline.pttl(name)
             pipeline.get(name)
@@ -149,11 +149,8 @@ class RedisTier:
         for key, entry in entries.items():
             left_ms = self._ttl_ms - int((now - entry.computed_at) * 1e3)
             if left_ms > 0:
-                pipeline.set(self._name(key), entry.values, px=left_ms)
+                pipeline.set(redis_key(self._prefix, key), entry.values, px=left_ms)
         await pipeline.execute()
-
-    def _name(self, key: CacheKey) -> str:
-        return f"{self._prefix}user_emb:{key.release}:{key.feature_version}:{key.user_id}"
 
     async def _write_behind(self) -> None:
         """Writes what is pending, for ever."""
@@ -244,6 +241,11 @@ async def _connect(url: str, authority: Path | None) -> Any:
     cluster = RedisCluster.from_url(url, **options)
     await cluster.initialize()
     return cluster
+
+
+def redis_key(prefix: str, key: CacheKey) -> str:
+    """The key of a user's vector (CONTRACT: Redis keys)."""
+    return f"{prefix}user_emb:{key.release}:{key.feature_version}:{key.user_id}"
 
 
 def _fault(error: Exception) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twotower_server.cache.memory import Entry, MemoryTier
 from twotower_server.cache.policy import CachedUser, CacheKey, CachePolicy, RealTimeFeatures
-from twotower_server.cache.redis import RedisTier
 from twotower_server.features.schema import TowerSchema
+
+if TYPE_CHECKING:  # redis-py takes 9 MB of each worker
+    from twotower_server.cache.redis import RedisTier
 
 # Keys of one look at Redis: they take about 2.5 ms.
 _KEYS = 64

@@ -53,7 +53,7 @@ _EXPIRE = """\
 Let the vectors of a release vanish from Redis in a while. The active release is refused.
 """
 
-_STORE_CODES = "exit codes of Redis: 7 does not answer, 8 refuses: login, rights, memory, version\n"
+STORE_CODES = "exit codes of Redis: 7 does not answer, 8 refuses: login, rights, memory, version\n"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -62,16 +62,16 @@ def add_parser(subparsers: Any) -> None:
         "items",
         help="write item vectors of a release to Redis",
         description=_DESCRIPTION,
-        epilog=f"{_EXAMPLES}\n{_STORE_CODES}",
+        epilog=f"{_EXAMPLES}\n{STORE_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="items", required=True, metavar="COMMAND")
 
     push = add_command(
-        commands, "push", _push, "write a release's vectors to Redis", _PUSH, f"{_PUSH_EPILOG}\n{_STORE_CODES}"
+        commands, "push", _push, "write a release's vectors to Redis", _PUSH, f"{_PUSH_EPILOG}\n{STORE_CODES}"
     )
     add_name(push)
-    _add_redis(push)
+    add_redis(push)
     push.add_argument("--plain", action="store_true", help="write plain keys, see below")
     push.add_argument(
         "--remove-others", action="store_true", help=f"with --plain: remove keys {PLAIN}* of items it does not have"
@@ -86,11 +86,9 @@ def add_parser(subparsers: Any) -> None:
     add_data(push)
     add_json(push)
 
-    expire = add_command(
-        commands, "expire", _expire, "let a release's vectors vanish from Redis", _EXPIRE, _STORE_CODES
-    )
+    expire = add_command(commands, "expire", _expire, "let a release's vectors vanish from Redis", _EXPIRE, STORE_CODES)
     add_name(expire)
-    _add_redis(expire)
+    add_redis(expire)
     expire.add_argument("--after-s", type=count, default=3600, metavar="SECONDS", help="how soon (default: 3600)")
     add_json(expire)
 
@@ -103,7 +101,7 @@ def _push(task: Task) -> ExitCode:
     if args.plain and name != task.active():
         raise UsageError(f"plain keys hold the active release, which is {task.active()}: activate {name} first")
     folder = task.fleet.repository.local(name)
-    with _open_store(task) as store:
+    with open_store(task) as store:
         if policy := store.evicts():
             print(f"warning: {store} drops keys when it is full ({policy}); vectors can vanish", file=sys.stderr)
         with ProgressBars() as bars:
@@ -123,7 +121,7 @@ def _push(task: Task) -> ExitCode:
 def _expire(task: Task) -> ExitCode:
     name, seconds = check_name(task.args.name), task.args.after_s
     keys = RedisKeys(task.config.redis_prefix)
-    with _open_store(task) as store:
+    with open_store(task) as store:
         if name in (store.text(keys.active), task.active()):
             raise UsageError(f"{name} is the active release; activate another one first")
         with ProgressBars() as bars:
@@ -135,14 +133,16 @@ def _expire(task: Task) -> ExitCode:
     return ExitCode.OK
 
 
-def _open_store(task: Task) -> RedisStore:
+def open_store(task: Task) -> RedisStore:
+    """Connects to the Redis of --redis. Raises ConfigError, StoreRefused or StoreUnavailable."""
     config = task.config
     if config.redis is None:
         raise ConfigError("no Redis is named: add --redis redis://HOST:6379, or set TWOTOWER_REDIS")
     return RedisStore(config.redis, config.redis_ca)
 
 
-def _add_redis(parser: argparse.ArgumentParser) -> None:
+def add_redis(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that name a Redis."""
     add_option(parser, "redis", "redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], rediss:// for TLS; TWOTOWER_REDIS")
     add_option(parser, "redis_ca", "PEM of the authority that has signed its certificate; TWOTOWER_REDIS_CA")
     add_option(parser, "redis_prefix", "what the keys begin with (default: twotower:)")

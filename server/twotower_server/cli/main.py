@@ -37,6 +37,7 @@ COMMANDS = (
     Command("serve", "serve the active release by gRPC", "server", _SERVER),
     Command("release", "build, inspect, verify and activate releases", "server", _SERVER),
     Command("items", "write item vectors of a release to Redis", "server", (*_SERVER, "redis")),
+    Command("users", "write vectors of users to the servers' cache", "server", (*_SERVER, "redis")),
     Command("train", "train the towers of a model", "train", (*_SERVER, "torch", "onnx", "onnxscript")),
     # gRPC would log every connection that fails to standard error; the command says it in one line.
     Command("query", "ask a running server", "server", ("rich",), {"GRPC_VERBOSITY": "NONE"}),

@@ -153,6 +153,10 @@ class RedisStore:
         write = self._client.mset_nonatomic if self.is_cluster else self._client.mset
         self._ask(lambda: write(values))
 
+    def write_for(self, values: Mapping[str, bytes], live_ms: int) -> None:
+        """Writes keys, at most `batch`, that vanish after a while."""
+        self._pipelined(lambda pipeline: [pipeline.set(key, value, px=live_ms) for key, value in values.items()])
+
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of keys, at most `batch`; None where there is no key."""
         read = self._client.mget_nonatomic if self.is_cluster else self._client.mget

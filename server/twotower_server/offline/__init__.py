@@ -1,0 +1,1 @@
+"""Work on whole tables, beside the servers."""
