@@ -180,7 +180,7 @@ def test_a_switch_never_serves_the_vector_of_another_release(start_server: Start
     assert after.embedding.values != before.embedding.values
     # The vectors of a release that was closed are gone when it is opened again.
     until(lambda: "closed release dot" in own.server.log())
-    until(lambda: own.load("dot") == "LOADED")
+    assert own.load("dot") == "LOADED"
     reopened = embed(own, USER, release="dot")
     assert reopened.source == COMPUTED
     assert is_of(reopened.embedding.values, dot.user(USER))

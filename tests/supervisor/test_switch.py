@@ -350,6 +350,18 @@ async def test_what_has_not_served_for_long_is_closed(own: Path) -> None:
         assert server.serves() == ["left"]
 
 
+async def test_a_release_that_is_loaded_again_rests_anew(own: Path) -> None:
+    async with bench(own, keep_s=0.05) as server:
+        await server.load("right")
+        await server.switch._retire()
+        await asyncio.sleep(0.1)
+        await server.switch._retire()
+        assert server.state("right") == "available"
+        await server.load("right")
+        await server.switch._retire()
+        assert server.state("right") == "loaded"
+
+
 async def test_an_arm_of_a_split_is_not_closed(own: Path) -> None:
     async with bench(own, follow=True, keep_s=0.1, keep_releases=0) as server:
         await server.load("right")

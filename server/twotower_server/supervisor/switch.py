@@ -263,6 +263,8 @@ class Switch:
                 before = self.generation
                 kept = {n: loaded for n, loaded in before.loaded.items() if n not in gone or n in _serving(before)}
                 await self._publish(replace(before, loaded=kept))
+            for name in gone:
+                self._rested.pop(name, None)  # loaded again, it rests anew
             log.info("retired %s", ", ".join(sorted(gone - kept.keys())))
         self._fleet.repository.use({*self.generation.loaded, *self._loading})
 
@@ -429,7 +431,7 @@ class Switch:
         if isinstance(error, Refused):
             return error.message
         if isinstance(error, OSError):
-            return error.strerror or type(error).__name__
+            return error.strerror or "it cannot be read at the moment; the server's log says why"
         if not isinstance(error, TwoTowerError):
             return "this is a bug of the server; its log has the details"
         text = str(error).replace(f" --releases {self._config.releases}", "")
