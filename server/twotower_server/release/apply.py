@@ -77,7 +77,8 @@ def _refusal(snapshot: Snapshot, change: Change, item: Item, owner: str) -> Refu
     if item.vector.size != snapshot.manifest.dimension:
         return Refused(
             Reason.DIMENSION_MISMATCH,
-            f"the vector has {item.vector.size} values, release {snapshot.release} {snapshot.manifest.dimension}",
+            f"the vector has {item.vector.size} values, release {snapshot.release} has {snapshot.manifest.dimension} "
+            "dimensions",
             "embedding.values",
         )
     # A finite squared norm: as engine.embed.is_comparable has it.
