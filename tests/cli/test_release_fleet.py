@@ -429,6 +429,9 @@ def test_a_release_travels_to_a_url_and_is_served_from_there(
     there = ("--releases", url)
     answered(release("activate", "r1", *there, "--json"))
     assert "r1 is sound" in release("verify", *there)[1]
+    (tmp_path / "back").mkdir()
+    assert release("copy", "r2", tmp_path / "back", *there)[0] == ExitCode.OK
+    assert LocalRepository(tmp_path / "back").names() == ["r2"]
     assert [one["verified"] for one in answered(release("list", *there, "--json"))["releases"]] == [True, False, False]
     server = start_server(*there, *QUICK, "--keep-releases", "0", "--keep-fetched", "0")
     target = server.ready()["target"]

@@ -32,6 +32,21 @@ def test_the_environment_can_name_the_file(tmp_path: Path) -> None:
     assert config.reflection is False
 
 
+def test_releases_can_be_at_a_url(tmp_path: Path) -> None:
+    file = tmp_path / "twotower.toml"
+    file.write_text('releases = "s3://bucket/releases"\n')
+    for config in (
+        load({}, {}, file),
+        load({"releases": "s3://bucket/releases"}, {}),
+        load({}, {"TWOTOWER_RELEASES": "s3://bucket/releases"}),
+    ):
+        assert config.releases == "s3://bucket/releases"
+        assert Config(**json.loads(json.dumps(config.to_json()))) == config
+        with pytest.raises(ConfigError, match="--releases: this needs a folder of this machine, not a URL"):
+            _ = config.releases_folder
+    assert load({"releases": "./releases"}, {}).releases_folder == Path("releases")
+
+
 def test_an_empty_variable_and_those_of_kubernetes_do_not_count() -> None:
     environ = {
         "TWOTOWER_GRACE_S": "",

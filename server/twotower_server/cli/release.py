@@ -120,7 +120,9 @@ def add_parser(subparsers: Any) -> None:
         metavar="N",
         help="last change of the catalog (UpsertItems, DeleteItems) that the items already contain (default: 0)",
     )
-    build.add_argument("--activate", action="store_true", help="make it the active release")
+    build.add_argument(
+        "--activate", action="store_true", help="make it the active release, without waiting for servers to load it"
+    )
     build.add_argument("--json", action="store_true", help="print the manifest instead of a sentence")
 
     listed = add_command(commands, "list", _list, "list the releases", _LIST)
@@ -156,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
     except Refused as error:  # its reason is for programs that call a server
         raise TwoTowerError(error.message) from None
     except OSError as error:
-        raise TwoTowerError(f"{config.releases} cannot be used: {error}") from None
+        raise TwoTowerError(f"the releases cannot be used: {error}") from None
     finally:
         task.close()
 

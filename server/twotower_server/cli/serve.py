@@ -14,8 +14,10 @@ from twotower_server.supervisor import log
 from twotower_server.supervisor.supervisor import Serving, serve
 
 _DESCRIPTION = """\
-Serve the active release of a folder. It is verified first, once for each machine. Log lines go to standard
-error. When the server is ready, one JSON line goes to standard output:
+Serve the active release of a folder, or of a URL such as s3://bucket/releases, from where it is fetched first. It is
+verified before it is opened, once for each machine. When another becomes active there (`twotower release activate`),
+it is opened beside the running one, then all calls switch to it. Log lines go to standard error. When the server is
+ready, one JSON line goes to standard output:
 
   {"event": "serving", "release": "demo", "target": "localhost:50051", "port": 50051}
 

@@ -61,9 +61,8 @@ class ReleaseCache:
     def use(self, releases: Collection[str]) -> None:
         """Frees the copies of all other releases."""
         for copy in [copy for copy in self._used if copy.name not in releases]:
-            lock = self._used.pop(copy)
-            os.utime(lock.fileno())
-            lock.close()
+            with self._used.pop(copy) as lock:
+                _touch(lock)
 
     def _lock(self, copy: Path) -> None:
         if copy in self._used:
@@ -71,7 +70,7 @@ class ReleaseCache:
         with self._exclusive():
             copy.parent.mkdir(exist_ok=True)
             lock = (copy.parent / _LOCK).open("w")
-            os.utime(lock.fileno())
+            _touch(lock)
             fcntl.flock(lock, fcntl.LOCK_SH)
         self._used[copy] = lock
 
@@ -94,3 +93,9 @@ class ReleaseCache:
         with (self._folder / _LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _touch(lock: IO[str]) -> None:
+    """Says that a copy is used now. The kernel's own time stamps tell moments apart by milliseconds only."""
+    now = time.time_ns()
+    os.utime(lock.fileno(), ns=(now, now))
