@@ -128,6 +128,8 @@ def test_what_cannot_be_read_or_written(fleet: Fleet, folder: Path) -> None:
     (folder / "active").write_bytes(b"\xff")
     with pytest.raises(ReleaseRefused, match="active is not text"):
         fleet.active()
+    fleet.activate("a")
+    assert fleet.active() == "a", "whatever stood there"
     (folder / "active").unlink()
     (folder / "active").mkdir()
     with pytest.raises(IsADirectoryError):
@@ -339,6 +341,8 @@ def test_reports_of_other_versions_are_read(fleet: Fleet, folder: Path) -> None:
     (folder / "~servers" / "two").write_text(json.dumps({**report, "name": "two", "zones": ["north"]}))
     (folder / "~servers" / "three").write_text("{}")
     (folder / "~servers" / "four").write_text("half a rep")
+    (folder / "~servers" / "five").write_text(json.dumps({**report, "loaded": None}))
+    (folder / "~servers" / "six").mkdir()
     assert [server.name for server in fleet.servers()] == ["one", "two"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -69,6 +70,10 @@ class Bench:
 
     def state(self, release: str) -> str:
         return self.switch._state(release, []).state
+
+    def wait_for_workers(self, timeout_s: float) -> None:
+        """How long the switch waits for them from now on."""
+        self.switch._config = dataclasses.replace(self.config, switch_timeout_s=timeout_s)
 
     def serves(self) -> list[str]:
         """What each worker serves."""
@@ -180,14 +185,14 @@ async def test_a_worker_that_cannot_open_it_keeps_all_of_them_on_what_serves(own
 
 
 async def test_a_worker_that_is_late_is_named_and_one_that_does_not_beat_is_not_waited_for(own: Path) -> None:
-    async with bench(own, workers=2, switch_timeout_s=0.2) as server:
-        server.board.rows[1].prepared = 0
+    async with bench(own, workers=2) as server:
+        server.wait_for_workers(0.2)
         server.followers[1].look = never  # type: ignore[method-assign]
-        await until(lambda: True)
         assert await server.load("right") == "refused"
         assert server.switch._state("right", []).reason == (
             "worker 1 did not open it within 0.2 s; nothing was changed"
         )
+        server.wait_for_workers(PATIENCE_S)
         server.board.rows[1].pid = 0
         assert await server.load("right") == "loaded"
 
@@ -197,8 +202,9 @@ async def never() -> None:
 
 
 async def test_without_any_healthy_worker_nothing_is_switched(own: Path) -> None:
-    async with bench(own, switch_timeout_s=0.1) as server:
+    async with bench(own) as server:
         await server.load("right")
+        server.wait_for_workers(0.1)
         server.board.rows[0].pid = 0
         with pytest.raises(Refused, match="no worker was healthy within") as refused:
             await server.switch.activate("right")
@@ -340,6 +346,19 @@ async def test_what_has_served_is_kept_by_count_and_what_waits_to_serve_is_not_c
         await server.switch.activate("right")
         await until(lambda: server.state("left") == "available")
         assert set(server.followers[0].now().loaded) == {"right"}
+
+
+async def test_the_one_that_rests_longest_goes_first_however_fast_they_followed_each_other(own: Path) -> None:
+    link(own, "copy")
+    for active in ("right", "copy"):
+        async with bench(own, name=active, keep_releases=1) as server:
+            for name in ("copy", "right"):
+                assert await server.load(name) == "loaded"
+            for name in ("right", "copy", "left", active):
+                await server.switch.activate(name)
+            await server.switch._retire()
+            assert set(server.switch.generation.loaded) == {active, "left"}
+            await server.switch.activate("left")
 
 
 async def test_what_has_not_served_for_long_is_closed(own: Path) -> None:

@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from twotower_server.errors import Reason, Refused, ReleaseRefused, TwoTowerError
@@ -52,6 +52,18 @@ class Server:
     loaded: Collection[str]
     shares: Mapping[str, float] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+
+
+_REPORT: dict[str, Any] = {
+    "name": str,
+    "beat": int,
+    "every_s": int | float,
+    "written": int | float,
+    "active": str,
+    "loaded": list,
+    "shares": dict,
+    "refused": dict,
+}
 
 
 class Fleet:
@@ -105,7 +117,10 @@ class Fleet:
 
     def pointer(self) -> str:
         """What stands in the place of the active release's name, whatever it is; "" = nothing."""
-        return (self.repository.read(ACTIVE) or "").strip()
+        try:
+            return (self.repository.read(ACTIVE) or "").strip()
+        except ReleaseRefused:
+            return "no text"
 
     def _check_active(self, expected: str, field: str) -> None:
         if (active := self.pointer()) != expected:
@@ -166,10 +181,7 @@ class Fleet:
     def servers(self) -> list[Server]:
         """What the servers report, also such as have died without a word."""
         reports = [self._read(f"{_SERVERS}/{name}", dict) for name in self.repository.listed(_SERVERS)]
-        # A server of another version may say more, or less: that is no reason to stop.
-        names = {one.name for one in fields(Server)}
-        known = [{name: value for name, value in report.items() if name in names} for report in reports]
-        return [Server(**report) for report in known if report.keys() >= names - {"shares", "refused"}]
+        return [server for report in reports if (server := _server(report)) is not None]
 
     def living(self) -> list[Server]:
         """The servers that live. Takes until each has reported once more; who does not is forgotten."""
@@ -247,6 +259,12 @@ def check_shares(shares: Mapping[str, float]) -> None:
             raise Refused(Reason.VALUE_NOT_FINITE, f"the share of {name} is {share!r}, not from 0 to 1", "shares")
     if shares and abs(math.fsum(shares.values()) - 1) > 1e-9:
         raise Refused(Reason.FIELD_CONFLICT, f"the shares sum to {math.fsum(shares.values()):g}, not 1", "shares")
+
+
+def _server(report: Mapping[str, Any]) -> Server | None:
+    """What a report says. A server of another version may say more, or less: that is no reason to stop."""
+    known: dict[str, Any] = {name: value for name, value in report.items() if isinstance(value, _REPORT.get(name, ()))}
+    return Server(**known) if known.keys() >= _REPORT.keys() - {"shares", "refused"} else None
 
 
 def _last(history: Sequence[Any], release: str) -> int:

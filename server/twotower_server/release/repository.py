@@ -122,7 +122,7 @@ class LocalRepository:
 
     def listed(self, folder: str) -> list[str]:
         # A name that begins with `~` is a text that is being written.
-        return sorted(path.name for path in (self.folder / folder).glob("[!~]*"))
+        return sorted(path.name for path in (self.folder / folder).glob("[!~]*") if path.is_file())
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -88,7 +88,7 @@ class Switch:
         self._follow_now = asyncio.Event()
         self._report_now = asyncio.Event()
         self._served: set[str] = set()  # loaded, and active or in the split at some time since
-        self._rested: dict[str, float] = {}  # loaded, but nobody needs it: since when
+        self._rested: dict[str, float] = {}  # loaded, but not active and not in the split: since when
 
     @property
     def generation(self) -> Generation:
@@ -123,7 +123,7 @@ class Switch:
         refused = [
             f"release {name}, which the releases folder names, is refused: {refusal.reason}"
             for name, refusal in sorted(self._refused.items())
-            if name in self._named
+            if name in self._named - self._announced
         ]
         return refused + [f"{failure}; the server's log says why" for failure in self._failures]
 
@@ -253,11 +253,11 @@ class Switch:
 
         Those that have not served yet do not count as kept for callers that pin them.
         """
-        now, needed = time.monotonic(), self._announced | _serving(self.generation)
-        self._rested = {name: self._rested.get(name, now) for name in self.generation.loaded if name not in needed}
+        now = time.monotonic()
         newest_first = sorted(self._rested, key=lambda name: -self._rested[name])
         gone = set([name for name in newest_first if name in self._served][self._config.keep_releases :])
         gone |= {name for name, since in self._rested.items() if now - since > self._config.keep_s}
+        gone -= self._announced
         if gone:
             async with self._lock:
                 before = self.generation
@@ -368,7 +368,9 @@ class Switch:
     def _now(self, generation: Generation) -> None:
         """Remembers what the page says."""
         self._generation = generation
-        self._served = self._served & generation.loaded.keys() | _serving(generation)
+        now, serving = time.monotonic(), _serving(generation)
+        self._served = self._served & generation.loaded.keys() | serving
+        self._rested = {name: self._rested.get(name, now) for name in generation.loaded if name not in serving}
         self._report_now.set()
 
     def _remove(self, number: int) -> None:
