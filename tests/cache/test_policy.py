@@ -81,7 +81,9 @@ def test_a_real_time_feature_among_dense_ones() -> None:
 
     assert key_of(dense(30.0, 0.1, 21.0), policy) is None
     assert key_of(dense(30.0, 0.1, math.nan), policy) is not None  # not sent
-    assert key_of(dense(30.0), policy) is None  # the length is wrong, so it will be refused
+    # These will be refused: dense features of a wrong length, or in the order of another schema.
+    for wrong in (dense(30.0), v1.User(user_id="u1", dense_features=[30.0, 0.1, math.nan], schema_fingerprint=5)):
+        assert key_of(wrong, policy) is key_of(wrong) is None
     assert key_of(dense(30.0, 0.1, 21.0)) is not None
 
 

@@ -74,16 +74,20 @@ class RealTimeFeatures:
         written = {form for name in names for form in _forms(name)}
         self._names = tuple(form for form in written if not form.endswith("*"))
         self._stems = tuple(form[:-1] for form in written if form.endswith("*"))
+        self._fingerprint, self._dense_length = schema.fingerprint, len(schema.numeric)
         self._dense = [i for i, feature in enumerate(schema.numeric) if feature.name in names]
 
     def sent_by(self, user: FeatureRow) -> bool:
-        """Whether the user has a value for one of them."""
+        """Whether the user has a value for one of them, or dense features of which that cannot be told."""
         features, strings, dense = user.features, user.string_features, user.dense_features
         if any(name in features or name in strings for name in self._names):
             return True
-        # A length that is wrong is refused when the vector is computed.
-        if dense and any(i >= len(dense) or not math.isnan(dense[i]) for i in self._dense):
-            return True
+        if dense:
+            # In another order, or too few: refused when the vector is computed.
+            if user.schema_fingerprint != self._fingerprint or len(dense) != self._dense_length:
+                return True
+            if any(not math.isnan(dense[i]) for i in self._dense):
+                return True
         return bool(self._stems) and any(name.startswith(self._stems) for name in features)
 
 

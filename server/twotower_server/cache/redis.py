@@ -156,7 +156,7 @@ class RedisTier:
         """Writes what is pending, for ever."""
         while True:
             await self._has_pending.wait()
-            entries = {key: self._pending[key] for key in islice(list(self._pending), _WRITES_AT_ONCE)}
+            entries = dict(islice(self._pending.items(), _WRITES_AT_ONCE))
             try:
                 if self._client is None:
                     raise ConnectionError
@@ -165,17 +165,24 @@ class RedisTier:
                 if not self._write_fault:
                     log.warning("user cache: Redis %s; vectors are not written to it: %s", _fault(error), error)
                 self._write_fault = _fault(error)
+                # Last in the queue now: they may be those of a Cluster's one lost node, and others are of the rest.
+                self._pending |= self._done(entries)
                 await self._look_anew()
                 await asyncio.sleep(_PAUSE_S)
                 continue
             if self._write_fault:
                 log.info("user cache: Redis takes vectors again")
                 self._write_fault = ""
-            for key, entry in entries.items():
-                if self._pending.get(key) is entry:  # not replaced meanwhile
-                    del self._pending[key]
+            self._done(entries)
             if not self._pending:
                 self._has_pending.clear()
+
+    def _done(self, entries: Mapping[CacheKey, Entry]) -> dict[CacheKey, Entry]:
+        """Takes entries out of the queue, and returns them; not those that were replaced meanwhile."""
+        waiting = {key: entry for key, entry in entries.items() if self._pending.get(key) is entry}
+        for key in waiting:
+            del self._pending[key]
+        return waiting
 
     # ---- leaving it alone
 
@@ -202,8 +209,10 @@ class RedisTier:
             if self._client is None:
                 self._client = await _connect(self._url, self._authority)
             await self._read(probe)  # may need a new connection, which may take longer
-            async with asyncio.timeout(self.budget_s):
-                await self._read(probe)
+            start = time.monotonic()
+            await self._read(probe)
+            if time.monotonic() - start > self.budget_s:
+                raise TimeoutError
         except Exception as error:  # whatever it is: requests are served, and this goes on
             self._fault = _fault(error)
             await self._look_anew()
