@@ -140,6 +140,15 @@ def check_search(items: Items, catalog: Catalog, order: random.Random) -> None:
             np.testing.assert_array_equal(similar, [np.vecdot(catalog[id].vector, query) for id in expected])
 
 
+def test_what_is_absent_has_a_vector_that_can_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    items, _ = base(random.Random(9))
+    items = items.changed([], ["i0"])
+    # Memory that was used before may hold anything.
+    monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.full(shape, 3e38, dtype))
+    similar = items.similarities(items.find(item_keys(["i0", "never", "i1"])), np.ones(DIMENSION, np.float32))
+    assert np.isfinite(similar).all()
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_items_are_as_a_dict_says_after_any_changes(seed: int) -> None:
     order = random.Random(seed)

@@ -148,7 +148,8 @@ class Items:
         """Vectors of rows: float32 [n, dimension]; of no meaning where a row is -1."""
         if self._base is not None:
             return self._base.vectors.take(rows, 0)
-        found = np.empty((len(rows), self.segments[0].vectors.shape[1]), np.float32)
+        # Zeros, not any bytes: similarities of what is absent are computed, too, and must not overflow.
+        found = np.zeros((len(rows), self.segments[0].vectors.shape[1]), np.float32)
         for segment, at, local in self._parts(rows):
             found[at] = segment.vectors.take(local, 0)
         return found

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 # How long a worker takes to notice that there is something to open. Reading the page costs 22 ns.
 _LOOK_S = 0.01
 _TRIM_S = 1.0
-# Changes that are applied at once while a release is opened.
+# Changes that wait in memory to be applied at once.
 _REPLAY_CHANGES = 1024
 
 
@@ -88,10 +88,15 @@ class Follower:
         log_bytes = self._page.log_bytes
         for changes in self._log.read(log_bytes):
             self._unapplied += changes
-        self._snapshots = {name: _changed(snapshot, self._unapplied) for name, snapshot in self._snapshots.items()}
-        self._unapplied = []
+            if len(self._unapplied) >= _REPLAY_CHANGES:
+                self._apply()
+        self._apply()
         self._log_bytes = log_bytes
         self._releases = None
+
+    def _apply(self) -> None:
+        self._snapshots = {name: _changed(snapshot, self._unapplied) for name, snapshot in self._snapshots.items()}
+        self._unapplied = []
 
     async def prepare_current(self) -> None:
         """Opens what the server serves, before this worker does. Raises ReleaseRefused."""
