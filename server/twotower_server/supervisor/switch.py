@@ -263,8 +263,6 @@ class Switch:
                 before = self.generation
                 kept = {n: loaded for n, loaded in before.loaded.items() if n not in gone or n in _serving(before)}
                 await self._publish(replace(before, loaded=kept))
-            for name in gone:
-                self._rested.pop(name, None)  # loaded again, it rests anew
             log.info("retired %s", ", ".join(sorted(gone - kept.keys())))
         self._fleet.repository.use({*self.generation.loaded, *self._loading})
 
@@ -327,8 +325,8 @@ class Switch:
     async def _replaceable(self) -> str:
         """What the pointer must be for this server to move it: what it serves, or what it cannot."""
         pointer = await in_thread(self._fleet.pointer)
-        serves = pointer not in self._refused and await self._is_known(pointer)
-        return self.generation.active if serves else pointer
+        can_serve = pointer not in self._refused and pointer in await in_thread(self._fleet.repository.names)
+        return self.generation.active if can_serve else pointer
 
     async def _verified(self, release: str) -> Path:
         folder = await in_thread(self._fleet.repository.local, release)
@@ -417,16 +415,13 @@ class Switch:
     async def _check_known(self, release: str) -> None:
         if not release:
             raise Refused(Reason.FIELD_REQUIRED, "name the release", "release")
-        if not await self._is_known(release):
-            names = await in_thread(self._fleet.repository.names)
+        names = await in_thread(self._fleet.repository.names)
+        if release not in names:
             raise Refused(
                 Reason.RELEASE_NOT_FOUND,
                 f"there is no release {release[:63]!r}; there are {', '.join(names[-20:]) or 'none'}",
                 "release",
             )
-
-    async def _is_known(self, release: str) -> bool:
-        return release in await in_thread(self._fleet.repository.names)
 
     def _told(self, error: Exception) -> str:
         """What callers read of an error: no path, no driver's text."""
