@@ -23,6 +23,8 @@ from twotower import v1
 T = TypeVar("T")
 
 USERS = 12
+# Then a new connection: so workers that have just started get some, too.
+_FLOWS_A_CONNECTION = 5
 IDS = [f"i{i}" for i in range(0, 200, 9)]
 IN_STOCK = v1.Filter(all_of=[v1.AnyOf(conditions=[v1.Condition(attribute="in_stock", flag=True)])])
 
@@ -122,16 +124,16 @@ class Load:
             await asyncio.sleep(0.005)
 
     async def _call(self, number: int) -> None:
-        async with grpc.aio.insecure_channel(self.target, options=OWN_CONNECTION) as channel:
-            stub: Any = v1.TwoTowerServiceStub(channel)
-            order = random.Random(number)
-            while True:
-                flow = order.choice(_FLOWS)
-                try:
-                    await flow(self, stub, order.randrange(USERS))
-                except grpc.aio.AioRpcError as error:
-                    if not (self.kills and broken(error)):
-                        raise
+        order = random.Random(number)
+        while True:
+            async with grpc.aio.insecure_channel(self.target, options=OWN_CONNECTION) as channel:
+                stub: Any = v1.TwoTowerServiceStub(channel)
+                for _ in range(_FLOWS_A_CONNECTION):
+                    try:
+                        await order.choice(_FLOWS)(self, stub, order.randrange(USERS))
+                    except grpc.aio.AioRpcError as error:
+                        if not (self.kills and broken(error)):
+                            raise
 
     async def _observe(self, call: Any, request: Any) -> tuple[Any, Expected]:
         """An answer without pin or vector, and what its release answers."""
