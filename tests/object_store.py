@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
 BUCKET = "bucket"
 
@@ -27,6 +28,8 @@ def object_store() -> Iterator[str]:
             environ.setenv("AWS_SECRET_ACCESS_KEY", "anything")
             environ.setenv("AWS_DEFAULT_REGION", "us-east-1")
             boto3.client("s3").create_bucket(Bucket=BUCKET)
+            # fsspec keeps a file system that it has opened, with the address of the server before this one.
+            S3FileSystem.clear_instance_cache()
             yield f"s3://{BUCKET}/releases"
     finally:
         server.stop()

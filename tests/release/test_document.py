@@ -28,7 +28,7 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "releases.md").read_text("utf-8
 SERVER = "shop-1-50051"
 # What differs from run to run, and from machine to machine.
 CHANGING = (
-    (re.compile(r"\d{4}-\d\d-\d\d(T[\d:]+\+00:00)?"), "DATE"),
+    (re.compile(r"\d{4}-\d\d-\d\d(T[\d:.]+\+00:00)?"), "DATE"),
     (re.compile(r"\d+\.\d\d s\b"), "TIME"),
     (re.compile(r"\d+(\.\d+)? [kM]B\b"), "SIZE"),
 )

@@ -127,7 +127,7 @@ def _write(folder: Path, recipe: Recipe, model: Model, users: list[Row], progres
     for name in files.FILES:
         entries[name] = file_entry(folder / name)
         progress.advance(1)
-    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     Manifest(
         release=recipe.name,
         dimension=model.dimension,

@@ -38,7 +38,7 @@ def fates(fleet: Fleet, keep: int, older_than: datetime.timedelta) -> list[Fate]
         except ReleaseRefused:
             found.append((name, None))
     found.sort(key=lambda entry: (entry[1].created if entry[1] else "", entry[0]), reverse=True)
-    oldest = (datetime.datetime.now(datetime.UTC) - older_than).isoformat(timespec="seconds")
+    oldest = (datetime.datetime.now(datetime.UTC) - older_than).isoformat(timespec="milliseconds")
     all_fates = []
     for name, manifest in found:
         kept = needed.get(name, "")
