@@ -23,6 +23,17 @@ from twotower import v1
 T = TypeVar("T")
 
 USERS = 12
+RPCS = {
+    "GetUserEmbedding",
+    "BatchGetUserEmbeddings",
+    "GetItemEmbedding",
+    "BatchGetItemEmbeddings",
+    "Score",
+    "BatchScore",
+    "Recommend",
+    "SearchItems",
+    "GetServingInfo",
+}
 # Then a new connection: so workers that have just started get some, too.
 _FLOWS_A_CONNECTION = 5
 IDS = [f"i{i}" for i in range(0, 200, 9)]
@@ -118,9 +129,11 @@ class Load:
                 for task in callers:
                     task.cancel()
 
-    async def all_answered(self, connections: int, since: float) -> None:
-        """Waits until as many flows as there are connections began after `since` and have ended."""
-        while sum(entry.sent > since for entry in self.observed[-20 * connections :]) < connections:
+    async def answered(self, rpcs: set[str], since: float) -> None:
+        """Waits until each of the RPCs was sent after `since` and answered."""
+        place = len(self.observed)
+        while missing := rpcs - {entry.rpc for entry in self.observed[place:] if entry.sent > since}:
+            rpcs, place = missing, len(self.observed)
             await asyncio.sleep(0.005)
 
     async def _call(self, number: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from twotower_server.app import run_worker
 from twotower_server.engine import embed, engine
 from twotower_server.engine.search import search
+from twotower_server.engine.users import UserVectors
 from twotower_server.index.exact import ExactIndex
 from twotower_server.index.faiss import IvfSq8Index
 from twotower_server.rpc.servicer import TwoTowerServicer
@@ -26,7 +27,7 @@ _sleep = asyncio.sleep
 
 def run(job: Job, parent: Parent) -> None:
     """Entry of the worker."""
-    for owner in (TwoTowerServicer, engine.Engine, embed):
+    for owner in (TwoTowerServicer, engine.Engine, UserVectors, embed):
         for name, function in inspect.getmembers(owner, inspect.iscoroutinefunction):
             setattr(owner, name, _paused(function))
     setattr(engine, "search", _paused_in_a_thread(search))  # noqa: B010
