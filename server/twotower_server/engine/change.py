@@ -37,9 +37,9 @@ class CatalogEngine:
         self.limits.check("items", len(changes), "changes")
         refused = {i: change for i, change in enumerate(changes) if isinstance(change, Refused)}
         sound = [(i, change) for i, change in enumerate(changes) if isinstance(change, Change)]
-        loaded = self._source.now().loaded
+        releases = self._source.now()
         answers: list[dict[str, Refused | None]] = [{} for _ in sound]
-        for release, snapshot in loaded.items():
+        for release, snapshot in releases.loaded.items():
             # In a thread: ten thousand changes take tenths of a second.
             items = await asyncio.to_thread(evaluate, snapshot, [change for _, change in sound])
             for at, item in enumerate(items):
@@ -49,12 +49,11 @@ class CatalogEngine:
         for (i, change), answer in zip(sound, answers, strict=True):
             why = {release: error for release, error in answer.items() if error is not None}
             if not answer:
-                refused[i] = _not_loaded(change, loaded)
+                refused[i] = releases.not_loaded(change.release, "embedding.release")
             elif why:
                 refused[i] = _named(why, alone=len(why) < len(answer))
-            if not answer or len(why) == len(answer):
-                continue
-            logged.append(change)
+            if len(why) < len(answer):
+                logged.append(change)
         return await self._log(logged), refused
 
     async def delete(self, item_ids: Sequence[str]) -> tuple[int, list[int]]:
@@ -90,12 +89,3 @@ def _named(why: dict[str, Refused], *, alone: bool) -> Refused:
     if not alone:
         return error
     return Refused(error.reason, f"release {release} alone: {error.message}", error.field)
-
-
-def _not_loaded(change: Change, loaded: object) -> Refused:
-    names = ", ".join(sorted(loaded))  # type: ignore[call-overload]
-    return Refused(
-        Reason.RELEASE_NOT_LOADED,
-        f"release {change.release[:63]!r} is not loaded; loaded are {names}",
-        "embedding.release",
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
@@ -16,6 +15,7 @@ from twotower_server.errors import Reason, Refused
 from twotower_server.features.encode import Encoded, FeatureUse
 from twotower_server.features.row import FeatureRow, Row
 from twotower_server.release.snapshot import Snapshot
+from twotower_server.release.vectors import is_comparable, unusable_rows
 
 # A chunk holds the event loop for about a millisecond.
 CHUNK_ROWS = 256
@@ -90,21 +90,12 @@ async def _embed(
         for i, why in encoded.refused.items():
             refused.setdefault(start + i, why)
         if not is_comparable(computed):
-            for i, vector in enumerate(computed):
-                if not is_comparable(vector):
-                    refused.setdefault(start + i, _not_comparable(side))
+            for i in unusable_rows(computed).tolist():
+                refused.setdefault(start + i, _not_comparable(side))
         vectors[start : start + len(chunk)] = computed
     for i in refused:
         vectors[i] = 0.0
     return vectors, refused, use
-
-
-def is_comparable(vectors: NDArray[np.float32]) -> bool:
-    """Whether the dot product of any two of the vectors is finite: all of them are, and short enough.
-
-    float32 [d] or [n, d]. A finite squared norm is enough (Cauchy-Schwarz); stored vectors are verified to have one.
-    """
-    return math.isfinite(np.vdot(vectors, vectors))
 
 
 def is_within(user: UserRow, limits: Limits) -> bool:

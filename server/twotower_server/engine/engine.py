@@ -36,7 +36,7 @@ from twotower_server.index.similarity import similarities
 from twotower_server.items.ids import item_keys
 from twotower_server.release.calibration import scores
 from twotower_server.release.snapshot import Snapshot
-from twotower_server.release.vectors import unit_length
+from twotower_server.release.vectors import is_comparable
 
 # What an answer takes, for the check before work; the server holds every answer to the limit once it is made.
 _SCORE_BYTES = 8  # a score and a similarity, float32 each
@@ -332,13 +332,14 @@ def _given(snapshot: Snapshot, given: GivenEmbedding) -> NDArray[np.float32]:
             "embedding.values",
         )
     cosine = snapshot.manifest.similarity == "cosine"  # what enters is normalised, so it may be of any length
-    if not (np.isfinite(values).all() if cosine else embed.is_comparable(values)):
+    if not (np.isfinite(values).all() if cosine else is_comparable(values)):
         raise Refused(
             Reason.VALUE_NOT_FINITE,
             "the embedding holds NaN or an infinity, or is too long to be compared",
             "embedding.values",
         )
-    return unit_length(values[None])[0] if cosine else values
+    normalised: NDArray[np.float32] = snapshot.normalised(values[None])[0]
+    return normalised
 
 
 def _not_found(candidates: Candidates, missing: list[int]) -> Refused:

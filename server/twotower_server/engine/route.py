@@ -91,13 +91,17 @@ class Releases:
             name = embedding_release
         snapshot = self.loaded.get(name) if name else self._arm(user)
         if snapshot is None:
-            raise Refused(
-                Reason.RELEASE_NOT_LOADED,
-                f"release {name[:63]!r} is not loaded; loaded are {', '.join(sorted(self.loaded))}",
-                "release" if embedding_release is None else "embedding.release",
-            )
+            raise self.not_loaded(name, "release" if embedding_release is None else "embedding.release")
         self._count(snapshot.release, entries)
         return snapshot
+
+    def not_loaded(self, release: str, field: str) -> Refused:
+        """Why a release that is not loaded cannot serve. field: of the request, that names it."""
+        return Refused(
+            Reason.RELEASE_NOT_LOADED,
+            f"release {release[:63]!r} is not loaded; loaded are {', '.join(sorted(self.loaded))}",
+            field,
+        )
 
     def _arm(self, user: Routed | None) -> Snapshot:
         if not self.split:

@@ -18,6 +18,7 @@ from twotower_server.engine.model import CacheMode, Source, UserRow, UserVector
 from twotower_server.errors import Refused
 from twotower_server.features.encode import FeatureUse
 from twotower_server.release.snapshot import Snapshot
+from twotower_server.release.vectors import is_comparable
 
 
 @dataclass(slots=True)
@@ -132,7 +133,7 @@ class UserVectors:
 
 def _accepted(snapshot: Snapshot, values: NDArray[np.float32]) -> NDArray[np.float32] | None:
     """A vector from outside, float32 [n], as this release keeps vectors (CONTRACT rule 6); None = not one of its."""
-    if values.size != snapshot.manifest.dimension or not embed.is_comparable(values):
+    if values.size != snapshot.manifest.dimension or not is_comparable(values):
         return None
     normalised: NDArray[np.float32] = snapshot.normalised(values[None])[0]
     return normalised

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,6 +14,7 @@ from twotower_server.items.attribute import AttributeKind
 from twotower_server.items.ids import item_keys
 from twotower_server.items.live import Item
 from twotower_server.release.snapshot import Snapshot
+from twotower_server.release.vectors import is_comparable
 
 # Rows that the item tower runs at once.
 _CHUNK_ROWS = 256
@@ -81,8 +81,7 @@ def _refusal(snapshot: Snapshot, change: Change, item: Item, owner: str) -> Refu
             "dimensions",
             "embedding.values",
         )
-    # A finite squared norm: as engine.embed.is_comparable has it.
-    if not math.isfinite(np.vdot(item.vector, item.vector)):
+    if not is_comparable(item.vector):
         field = "item.features" if change.vector is None else "embedding.values"
         return Refused(Reason.VALUE_NOT_FINITE, "the vector is not finite, or too long to be compared", field)
     if owner != item.item_id:

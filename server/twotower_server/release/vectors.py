@@ -27,6 +27,14 @@ def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(wide / norms[:, None], np.float32)
 
 
+def is_comparable(vectors: NDArray[np.float32]) -> bool:
+    """Whether the dot product of any two of the vectors is finite: all of them are, and short enough.
+
+    float32 [d] or [n, d]. A finite squared norm is enough (Cauchy-Schwarz); stored vectors are verified to have one.
+    """
+    return math.isfinite(np.vdot(vectors, vectors))
+
+
 def unusable_rows(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
     """Rows of float32 [n, d] that are not finite, or so long that a similarity would not be: int64, ascending."""
     # A sum of squares is finite only when every value is.

@@ -46,9 +46,7 @@ class ReleaseServicer:
     async def list_releases(self, request: v1.ListReleasesRequest) -> v1.ListReleasesResponse:
         states = await self._ask("states")
         # The token is the last name of the page before: releases that come and go shift nothing.
-        start = (
-            bisect_right(states, request.page_token, key=lambda state: state["release"]) if request.page_token else 0
-        )
+        start = bisect_right(states, request.page_token, key=lambda state: str(state["release"]))
         page = states[start : start + min(request.page_size or _MAX_PAGE, _MAX_PAGE)]
         more = start + len(page) < len(states)
         return v1.ListReleasesResponse(

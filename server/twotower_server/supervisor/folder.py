@@ -30,7 +30,7 @@ def server_folder(data: Path) -> Iterator[Path]:
     try:
         servers = data / "servers"
         servers.mkdir(parents=True, exist_ok=True)
-        with _locked(servers / f".{_LOCK}") as _:  # or another server would sweep a folder before it is locked
+        with _locked(servers / f".{_LOCK}"):  # or another server would sweep a folder before it is locked
             for remains in servers.glob("[!.]*"):
                 _sweep(remains / _LOCK)
             folder = Path(tempfile.mkdtemp(dir=servers))
