@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,13 @@ from tests.model_folder import item_table, write_model
 from tests.orthogonal import build_orthogonal
 from tests.supervisor.running import Server
 from twotower import v1
+from twotower_server.cli.main import main
 from twotower_server.items.attribute import AttributeSpec
 from twotower_server.release.build import Recipe, build_release
 
 pytest_plugins = ["tests.redis.fixtures"]
+
+Command = Callable[..., tuple[int, str, str]]
 
 ITEMS = 300
 ATTRIBUTES = (
@@ -38,6 +41,21 @@ class Running:
     channel: grpc.Channel
     server: Server
     releases: Path
+
+
+@pytest.fixture
+def run_twotower(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `twotower` with arguments, in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        try:
+            code = main([*map(str, arguments)])
+        except SystemExit as stopped:  # argparse's way out
+            code = int(stopped.code or 0)
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import Running
+from tests.conftest import Command, Running
 from tests.supervisor.running import Server
 from twotower_server.cli.exit_code import ExitCode
-from twotower_server.cli.main import main
 from twotower_server.features.schema import Schema
 from twotower_server.release.build import Recipe, build_release
 
@@ -104,16 +103,11 @@ def silent_target() -> Iterator[str]:
 
 
 @pytest.fixture
-def query(server: Running, capsys: pytest.CaptureFixture[str]) -> Query:
+def query(server: Running, run_twotower: Command) -> Query:
     """Runs `twotower query` on the server of the release `dot`: exit code, standard output, standard error."""
 
     def run(*arguments: str, target: str | None = None) -> tuple[int, str, str]:
-        try:
-            code = main(["query", *arguments, "--target", target or server.target])
-        except SystemExit as stopped:  # argparse's way out
-            code = int(stopped.code or 0)
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
+        return run_twotower("query", *arguments, "--target", target or server.target)
 
     return run
 

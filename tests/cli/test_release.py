@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ITEMS
+from tests.conftest import ITEMS, Command
 from tests.supervisor.running import Server
 from twotower_server.cli.exit_code import ExitCode
-from twotower_server.cli.main import main
 from twotower_server.release.fleet import Fleet
 from twotower_server.release.format import FILES, MANIFEST
 from twotower_server.release.repository import LocalRepository
@@ -32,18 +31,13 @@ def own(releases: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def release(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Release:
+def release(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_twotower: Command) -> Release:
     """Runs `twotower release` on `own`, unless told otherwise: exit code, standard output, standard error."""
     monkeypatch.setenv("TWOTOWER_RELEASES", str(own))
     monkeypatch.setenv("TWOTOWER_DATA", str(tmp_path / "data"))
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
-        try:
-            code = main(["release", *map(str, arguments)])
-        except SystemExit as stopped:  # argparse's way out
-            code = int(stopped.code or 0)
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
+        return run_twotower("release", *arguments)
 
     return run
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import ATTRIBUTES, ITEMS
+from tests.conftest import ATTRIBUTES, ITEMS, Command
 from tests.model_folder import SCHEMA, item_table, write_model
 from twotower_server.cli.exit_code import ExitCode
-from twotower_server.cli.main import main
 from twotower_server.release.build import Recipe, build_release
 
 Diff = Callable[..., tuple[int, str, str]]
@@ -41,18 +40,13 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def diff(compared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Diff:
+def diff(compared: Path, monkeypatch: pytest.MonkeyPatch, run_twotower: Command, tmp_path: Path) -> Diff:
     """Runs `twotower release diff`: exit code, standard output, standard error."""
     monkeypatch.setenv("TWOTOWER_RELEASES", str(compared))
     monkeypatch.setenv("TWOTOWER_DATA", str(tmp_path / "data"))
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        try:
-            code = main(["release", "diff", *arguments])
-        except SystemExit as stopped:  # argparse's way out
-            code = int(stopped.code or 0)
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
+        return run_twotower("release", "diff", *arguments)
 
     return run
 

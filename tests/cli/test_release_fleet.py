@@ -19,11 +19,11 @@ import grpc
 import pytest
 
 import twotower
+from tests.conftest import Command
 from tests.object_store import object_store
 from tests.release.conftest import manifest_of, write_manifest
 from tests.supervisor.running import PATIENCE_S, Server, until
 from twotower_server.cli.exit_code import ExitCode
-from twotower_server.cli.main import main
 from twotower_server.release.fleet import Fleet
 from twotower_server.release.repository import LocalRepository, open_repository
 
@@ -54,18 +54,13 @@ def own(built_releases: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def release(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Release:
+def release(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_twotower: Command) -> Release:
     """Runs `twotower release` on `own`, unless told otherwise: exit code, standard output, standard error."""
     monkeypatch.setenv("TWOTOWER_RELEASES", str(own))
     monkeypatch.setenv("TWOTOWER_DATA", str(tmp_path / "command"))
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
-        try:
-            code = main(["release", *map(str, arguments)])
-        except SystemExit as stopped:  # argparse's way out
-            code = int(stopped.code or 0)
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
+        return run_twotower("release", *arguments)
 
     return run
 

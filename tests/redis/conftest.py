@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from tests.conftest import Command
 from tests.model_folder import item_table
-from twotower_server.cli.main import main
 from twotower_server.items.catalog import Catalog
 from twotower_server.release.build import Recipe, build_release
 from twotower_server.release.format import ITEMS, VECTORS
@@ -42,19 +42,14 @@ def items(
     own: Path,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run_twotower: Command,
 ) -> Items:
     """Runs `twotower items` on `own`: exit code, standard output, standard error."""
     monkeypatch.setenv("TWOTOWER_RELEASES", str(own))
     monkeypatch.setenv("TWOTOWER_DATA", str(tmp_path_factory.getbasetemp() / "verified"))
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        try:
-            code = main(["items", *arguments])
-        except SystemExit as stopped:  # argparse's way out
-            code = int(stopped.code or 0)
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
+        return run_twotower("items", *arguments)
 
     return run
 
