@@ -1,0 +1,332 @@
+"""The log of changes in Redis, which all servers share: each keeps a copy, and asks for what is new.
+
+An entry is one append. Positions count changes and come from the log itself, never from a clock: who reads a stream by
+ids of the clock misses an entry whose clock went back. What an entry follows is known by its position and its token,
+which is random. A replica holds a beginning of its primary's history, so when Redis has an entry with that token at
+that position, all before it is the same, too; else the histories have parted, whether by a failover, a Redis that came
+back empty, or somebody who wrote to it. This takes the place of an epoch and the id of the replication.
+
+All keys are in one slot:
+
+    <prefix>{catalog}:log                     a stream; an entry's id is <position>-0; its fields, in this order:
+                                              previous (position of the entry before; 0 = none), token, count, changes
+    <prefix>{catalog}:snapshot                a hash: position, token, name, chunks, bytes, sha256
+    <prefix>{catalog}:snapshot:<name>:<i>     its chunks, of 1 MiB but for the last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from twotower_server.catalog.redis_node import Connection, RedisNode, Script, Unanswered
+from twotower_server.errors import StoreRefused, StoreUnavailable, TwoTowerError
+
+# Lua counts in doubles, which are exact up to 2**53.
+LARGEST_BEYOND = 2**53 - 2**32
+
+_TIMEOUT_S = 2.0
+# An answer to `read` holds about this much, and at most one entry more.
+_READ_BYTES = 4 << 20
+_CHUNK_BYTES = 1 << 20
+# What is left of an upload that was killed vanishes then.
+_UPLOAD_S = 3_600
+
+# Nothing depends on the time, and the one write is the last thing done: an error means that nothing was written.
+_APPEND = Script("""
+#!lua
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local previous = last and string.match(last[1], '^(%d+)-0$') or '0'
+local position = math.max(tonumber(previous), tonumber(ARGV[1])) + tonumber(ARGV[2])
+if position >= 2^53 then
+  return redis.error_reply('ERR positions have come to their end')
+end
+local id = string.format('%.0f-0', position)
+redis.call('XADD', KEYS[1], id, 'previous', previous, 'token', ARGV[3], 'count', ARGV[2], 'changes', ARGV[4])
+return id
+""")
+
+# An entry is {id, {'previous', previous, 'token', token, 'count', count, 'changes', changes}}.
+_READ = Script("""
+#!lua flags=no-writes
+local id = ARGV[1] .. '-0'
+local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+local is_whole = not first or first[2][2] == '0'
+if ARGV[1] == '0' then
+  if not is_whole then return 'behind' end
+else
+  local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
+  if not entry then
+    local is_before = first and tonumber(string.match(first[1], '^%d+')) > tonumber(ARGV[1])
+    return is_before and not is_whole and 'behind' or 'diverged'
+  end
+  if entry[2][4] ~= ARGV[2] then return 'diverged' end
+end
+local entries, bytes = {}, 0
+while #entries < tonumber(ARGV[3]) and bytes < tonumber(ARGV[4]) do
+  local entry = redis.call('XRANGE', KEYS[1], '(' .. id, '+', 'COUNT', 1)[1]
+  if not entry then break end
+  table.insert(entries, entry)
+  id = entry[1]
+  bytes = bytes + #(entry[2][8] or '')
+end
+return entries
+""")
+
+_LAST = Script("""
+#!lua flags=no-writes
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+return last and {last[1], last[2][4]}
+""")
+
+# Keys of chunks are not declared: they are in the slot of those that are.
+_PUBLISH = Script("""
+#!lua
+local function each(name, chunks, command)
+  local done = 0
+  for i = 0, tonumber(chunks) - 1 do
+    done = done + redis.call(command, KEYS[2] .. ':' .. name .. ':' .. i)
+  end
+  return done
+end
+local function is_whole(name, chunks)
+  return each(name, chunks, 'EXISTS') == tonumber(chunks)
+end
+local position, token, name, chunks = unpack(ARGV)
+local id = position .. '-0'
+local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
+local old_position, old_name, old_chunks = unpack(redis.call('HMGET', KEYS[2], 'position', 'name', 'chunks'))
+local is_late = old_name and tonumber(old_position) >= tonumber(position) and is_whole(old_name, old_chunks)
+if not entry or entry[2][4] ~= token or is_late or not is_whole(name, chunks) then
+  each(name, chunks, 'UNLINK')
+  return 0
+end
+each(name, chunks, 'PERSIST')
+redis.call('HSET', KEYS[2], 'position', position, 'token', token, 'name', name, 'chunks', chunks,
+  'bytes', ARGV[5], 'sha256', ARGV[6])
+redis.call('XTRIM', KEYS[1], 'MINID', id)
+if old_name then each(old_name, old_chunks, 'UNLINK') end
+return 1
+""")
+
+
+class NotAppended(StoreUnavailable):
+    """Nothing was appended, for sure; the message says why."""
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """The changes may have been appended, or not, or not to as many replicas as wanted. Appending again is safe."""
+
+
+class Diverged(TwoTowerError):
+    """Redis has another history than the mark."""
+
+
+class Behind(TwoTowerError):
+    """What follows the mark is not in the log any more; the snapshot has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An entry of the log by what tells it from every other: its position and its token; (0, 0) = the beginning."""
+
+    position: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One append. position: of its last change. token: uint64. count: of changes. changes: as they were appended."""
+
+    position: int
+    token: int
+    count: int
+    changes: bytes
+
+    @property
+    def mark(self) -> Mark:
+        return Mark(self.position, self.token)
+
+
+class RedisLog:
+    """The log and its snapshot. For any number of threads: every call has a connection of its own, from a pool.
+
+    It connects when it is first called, and again whenever that is needed; nothing is asked for twice but what a
+    Cluster redirects. All methods raise StoreUnavailable when Redis does not answer, StoreRefused when it answers by an
+    error; their messages are for the log of the server, not for its callers.
+    """
+
+    def __init__(
+        self, url: str, ca: Path | None, prefix: str, replicas: int = 0, timeout_s: float = _TIMEOUT_S
+    ) -> None:
+        """url: of a standalone server, or of any node of a Cluster. ca: PEM; None = what the system trusts.
+
+        prefix: of all keys. replicas: that must have an entry before it counts as appended. timeout_s: how long an
+        answer may take; a connection gets a second.
+        """
+        self._log = f"{prefix}{{catalog}}:log"
+        self._snapshot = f"{prefix}{{catalog}}:snapshot"
+        self._replicas = replicas
+        # Redis may keep an answer back for so long, and then still gives it in time.
+        self._block_s = timeout_s / 2
+        self._node = RedisNode(url, ca, self._log, timeout_s)
+
+    def append(self, changes: bytes, count: int, beyond: int, token: int) -> int:
+        """Appends an entry of `count` changes, at least one; returns its position, which is that of its last change.
+
+        beyond: the positions of all its changes are greater than this, too. token: uint64, random. Raises NotAppended
+        or OutcomeUnknown, nothing else.
+        """
+        if beyond > LARGEST_BEYOND:
+            raise NotAppended(f"positions end at {LARGEST_BEYOND}, and these changes should come after {beyond}")
+
+        def talk(connection: Connection) -> int:
+            last = _position(connection.run(_APPEND, [self._log], beyond, count, token, changes))
+            if self._replicas:
+                self._wait_for_replicas(connection)
+            return last
+
+        try:
+            return self._node.call(talk)
+        except Unanswered as error:
+            raise OutcomeUnknown(str(error)) from None
+        except OutcomeUnknown:
+            raise
+        except (StoreUnavailable, StoreRefused) as error:
+            raise NotAppended(str(error)) from None
+
+    def read(self, after: Mark, limit: int = 64) -> list[Entry]:
+        """What follows a mark, in order: at most `limit` entries, or so many as make 4 MiB; [] = nothing yet.
+
+        Raises Diverged, Behind.
+        """
+        arguments = (after.position, after.token, limit, _READ_BYTES)
+        answer = self._node.run(_READ, [self._log], *arguments)
+        if answer == b"diverged":
+            raise Diverged(f"{self._node} has another history of changes than this server at position {after.position}")
+        if answer == b"behind":
+            raise Behind(f"{self._node} no longer has the changes after position {after.position} one by one")
+        return [self._entry(entry_id, fields) for entry_id, fields in answer]
+
+    def wait(self, after: Mark, timeout_s: float) -> bool:
+        """Waits until the log's last entry is another than the mark's; whether it is.
+
+        It may also have been replaced by one before it, or by another at the same position: `read` tells. What is
+        appended wakes this at once; that the history is another is seen within the time that an answer may take.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            last = self._node.run(_LAST, [self._log])
+            if (Mark(_position(last[0]), int(last[1])) if last else Mark(0, 0)) != after:
+                return True
+            left_s = min(deadline - time.monotonic(), self._block_s)
+            if left_s <= 0:
+                return False
+            block_ms = max(int(left_s * 1e3), 1)
+            if self._node.ask("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", self._log, f"{after.position}-0"):
+                return True
+
+    def snapshot(self) -> tuple[Mark, Iterator[bytes]] | None:
+        """The newest snapshot: the entry that it goes up to, and its bytes in pieces; None = there is none.
+
+        They are those that were published only when the iterator has come to its end: it raises StoreUnavailable when
+        the snapshot was replaced meanwhile; the next one can be read then.
+        """
+        values = self._node.ask("HGETALL", self._snapshot)
+        if not values:
+            return None
+        about = {key.decode(): value.decode() for key, value in zip(values[::2], values[1::2], strict=True)}
+        return Mark(int(about["position"]), int(about["token"])), self._chunks(about)
+
+    def publish_snapshot(self, mark: Mark, size_bytes: int, chunks: Iterable[bytes]) -> bool:
+        """Makes bytes the snapshot, and drops what is before its mark from the log. False = it was not taken.
+
+        It is taken if the log has the mark's entry, no other snapshot goes as far, and the upload takes no longer than
+        an hour. The mark's entry stays in the log, so servers that have it go on from there. chunks: of any size,
+        `size_bytes` together; else raises ValueError.
+        """
+        name = secrets.token_hex(8)
+        digest = hashlib.sha256()
+        sent = uploaded_bytes = 0
+        try:
+            for chunk in _cut(chunks):
+                digest.update(chunk)
+                uploaded_bytes += len(chunk)
+                sent += 1
+                self._node.ask("SET", self._chunk(name, sent - 1), chunk, "EX", _UPLOAD_S)
+            if uploaded_bytes != size_bytes:
+                raise ValueError(f"the snapshot has {uploaded_bytes} bytes instead of {size_bytes}")
+        except BaseException:
+            with suppress(StoreUnavailable, StoreRefused):
+                if sent:
+                    keys = [self._chunk(name, i) for i in range(sent)]
+                    self._node.ask("UNLINK", *keys)
+            raise
+        arguments = (mark.position, mark.token, name, sent, size_bytes, digest.hexdigest())
+        keys = [self._log, self._snapshot]
+        return bool(self._node.run(_PUBLISH, keys, *arguments))
+
+    def evicts(self) -> str:
+        """The policy by which a full server would drop the log; "" = it never does."""
+        info = self._node.ask("INFO", "memory").decode()
+        about = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+        policy: str = about["maxmemory_policy"]
+        return policy if about["maxmemory"] != "0" and policy.startswith("allkeys") else ""
+
+    def close(self) -> None:
+        """A call that is under way ends as it would."""
+        self._node.close()
+
+    def _wait_for_replicas(self, connection: Connection) -> None:
+        """Waits until replicas have what this connection has written."""
+        try:
+            reached = connection.ask("WAIT", self._replicas, int(self._block_s * 1e3))
+        except redis.RedisError as error:
+            raise OutcomeUnknown(f"{self._node} did not say whether replicas have the changes: {error}") from None
+        if reached < self._replicas:
+            raise OutcomeUnknown(f"{reached} of {self._replicas} replicas of {self._node} have the changes")
+
+    def _entry(self, entry_id: bytes, fields: list[bytes]) -> Entry:
+        try:
+            _, _, _, token, _, count, _, changes = fields
+            return Entry(_position(entry_id), int(token), int(count), changes)
+        except ValueError:
+            raise StoreRefused(f"{self._log} of {self._node} holds something else than changes") from None
+
+    def _chunk(self, name: str, i: int) -> str:
+        return f"{self._snapshot}:{name}:{i}"
+
+    def _chunks(self, about: dict[str, str]) -> Iterator[bytes]:
+        digest = hashlib.sha256()
+        for i in range(int(about["chunks"])):
+            chunk: bytes | None = self._node.ask("GET", self._chunk(about["name"], i))
+            if chunk is None:
+                break
+            digest.update(chunk)
+            yield chunk
+        if digest.hexdigest() != about["sha256"]:
+            raise StoreUnavailable(f"the snapshot of changes of {self._node} was replaced while it was read")
+
+
+def _position(entry_id: bytes) -> int:
+    """Raises ValueError for an id of somebody else."""
+    return int(entry_id.removesuffix(b"-0"))
+
+
+def _cut(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in chunks of one size, but for the last."""
+    waiting = bytearray()
+    for piece in pieces:
+        waiting += piece
+        while len(waiting) >= _CHUNK_BYTES:
+            yield bytes(waiting[:_CHUNK_BYTES])
+            del waiting[:_CHUNK_BYTES]
+    if waiting:
+        yield bytes(waiting)
