@@ -57,17 +57,13 @@ return id
 _READ = Script("""
 #!lua flags=no-writes
 local id = ARGV[1] .. '-0'
-local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
-local is_whole = not first or first[2][2] == '0'
-if ARGV[1] == '0' then
-  if not is_whole then return 'behind' end
-else
-  local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
-  if not entry then
-    local is_before = first and tonumber(string.match(first[1], '^%d+')) > tonumber(ARGV[1])
-    return is_before and not is_whole and 'behind' or 'diverged'
-  end
-  if entry[2][4] ~= ARGV[2] then return 'diverged' end
+local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
+if entry and entry[2][4] ~= ARGV[2] then return 'diverged' end
+if not entry then
+  local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+  local is_trimmed = first and first[2][2] ~= '0'
+  if is_trimmed and tonumber(string.match(first[1], '^%d+')) > tonumber(ARGV[1]) then return 'behind' end
+  if ARGV[1] ~= '0' then return 'diverged' end
 end
 local entries, bytes = {}, 0
 while #entries < tonumber(ARGV[3]) and bytes < tonumber(ARGV[4]) do
@@ -80,10 +76,10 @@ end
 return entries
 """)
 
-_LAST = Script("""
+_IS_LAST = Script("""
 #!lua flags=no-writes
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-return last and {last[1], last[2][4]}
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1] or {'0-0', {'', '', '', '0'}}
+return last[1] == ARGV[1] .. '-0' and last[2][4] == ARGV[2]
 """)
 
 # Keys of chunks are not declared: they are in the slot of those that are.
@@ -130,7 +126,7 @@ class Diverged(TwoTowerError):
 
 
 class Behind(TwoTowerError):
-    """What follows the mark is not in the log any more; the snapshot has it."""
+    """What follows the mark is not in the log any more; the snapshot has all, and may be of another history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,20 +183,21 @@ class RedisLog:
         if beyond > LARGEST_BEYOND:
             raise NotAppended(f"positions end at {LARGEST_BEYOND}, and these changes should come after {beyond}")
 
-        def talk(connection: Connection) -> int:
+        def talk(connection: Connection) -> tuple[int, int]:
             last = _position(connection.run(_APPEND, [self._log], beyond, count, token, changes))
-            if self._replicas:
-                self._wait_for_replicas(connection)
-            return last
+            return last, self._reached(connection) if self._replicas else 0
 
         try:
-            return self._node.call(talk)
-        except Unanswered as error:
-            raise OutcomeUnknown(str(error)) from None
+            position, reached = self._node.call(talk)
         except OutcomeUnknown:
             raise
+        except Unanswered as error:
+            raise OutcomeUnknown(str(error)) from None
         except (StoreUnavailable, StoreRefused) as error:
             raise NotAppended(str(error)) from None
+        if reached < self._replicas:
+            raise OutcomeUnknown(f"{reached} of {self._replicas} replicas of {self._node} have the changes")
+        return position
 
     def read(self, after: Mark, limit: int = 64) -> list[Entry]:
         """What follows a mark, in order: at most `limit` entries, or so many as make 4 MiB; [] = nothing yet.
@@ -223,8 +220,7 @@ class RedisLog:
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            last = self._node.run(_LAST, [self._log])
-            if (Mark(_position(last[0]), int(last[1])) if last else Mark(0, 0)) != after:
+            if not self._node.run(_IS_LAST, [self._log], after.position, after.token):
                 return True
             left_s = min(deadline - time.monotonic(), self._block_s)
             if left_s <= 0:
@@ -242,8 +238,13 @@ class RedisLog:
         values = self._node.ask("HGETALL", self._snapshot)
         if not values:
             return None
-        about = {key.decode(): value.decode() for key, value in zip(values[::2], values[1::2], strict=True)}
-        return Mark(int(about["position"]), int(about["token"])), self._chunks(about)
+        about = dict(zip(values[::2], values[1::2], strict=True))
+        try:
+            mark = Mark(int(about[b"position"]), int(about[b"token"]))
+            name, chunks, sha256 = about[b"name"].decode(), int(about[b"chunks"]), about[b"sha256"].decode()
+        except (KeyError, ValueError):
+            raise StoreRefused(f"{self._snapshot} of {self._node} holds something else than a snapshot") from None
+        return mark, self._chunks(name, chunks, sha256)
 
     def publish_snapshot(self, mark: Mark, size_bytes: int, chunks: Iterable[bytes]) -> bool:
         """Makes bytes the snapshot, and drops what is before its mark from the log. False = it was not taken.
@@ -284,14 +285,13 @@ class RedisLog:
         """A call that is under way ends as it would."""
         self._node.close()
 
-    def _wait_for_replicas(self, connection: Connection) -> None:
-        """Waits until replicas have what this connection has written."""
+    def _reached(self, connection: Connection) -> int:
+        """How many replicas have what this connection has written; waits for as many as are wanted, not for ever."""
         try:
-            reached = connection.ask("WAIT", self._replicas, int(self._block_s * 1e3))
+            reached: int = connection.ask("WAIT", self._replicas, int(self._block_s * 1e3))
         except redis.RedisError as error:
             raise OutcomeUnknown(f"{self._node} did not say whether replicas have the changes: {error}") from None
-        if reached < self._replicas:
-            raise OutcomeUnknown(f"{reached} of {self._replicas} replicas of {self._node} have the changes")
+        return reached
 
     def _entry(self, entry_id: bytes, fields: list[bytes]) -> Entry:
         try:
@@ -303,15 +303,15 @@ class RedisLog:
     def _chunk(self, name: str, i: int) -> str:
         return f"{self._snapshot}:{name}:{i}"
 
-    def _chunks(self, about: dict[str, str]) -> Iterator[bytes]:
+    def _chunks(self, name: str, chunks: int, sha256: str) -> Iterator[bytes]:
         digest = hashlib.sha256()
-        for i in range(int(about["chunks"])):
-            chunk: bytes | None = self._node.ask("GET", self._chunk(about["name"], i))
+        for i in range(chunks):
+            chunk: bytes | None = self._node.ask("GET", self._chunk(name, i))
             if chunk is None:
                 break
             digest.update(chunk)
             yield chunk
-        if digest.hexdigest() != about["sha256"]:
+        if digest.hexdigest() != sha256:
             raise StoreUnavailable(f"the snapshot of changes of {self._node} was replaced while it was read")
 
 

@@ -59,12 +59,19 @@ class Script:
 
 
 class Connection:
-    """A connection to the node, for one call. Answers are redis-py's for RESP2: bytes, int, None and lists of them."""
+    """A connection to the node, for one call. Answers are redis-py's for RESP2: bytes, int, None and lists of them.
 
-    def __init__(self, connection: Any) -> None:
+    is_asking: the node is about to get the slot, and answers who knows that.
+    """
+
+    def __init__(self, connection: Any, is_asking: bool) -> None:
         self._connection = connection
+        self._is_asking = is_asking
 
     def ask(self, *command: str | bytes | int) -> Any:
+        if self._is_asking:  # holds for one command
+            self._connection.send_command("ASKING")
+            self._connection.read_response()
         self._connection.send_command(*command)
         return self._connection.read_response()
 
@@ -109,8 +116,9 @@ class RedisNode:
         given = self._first.connection_kwargs
         self._given = _Address(given.get("host", "localhost"), given.get("port", 6379))
         self._pools = {self._given: self._first}
-        self._nodes = [self._given]
+        self._nodes = {self._given}
         self._node: _Address | None = None
+        self._lost: _Address | None = None
         self._is_closed = False
 
     def __str__(self) -> str:
@@ -122,22 +130,22 @@ class RedisNode:
         Raises Unanswered; StoreUnavailable when it cannot be reached or cannot answer now; StoreRefused when it answers
         by an error. After these two nothing was done by the command that failed.
         """
-        node = self._node or self._find(None)
+        node = self._node or self._find()
         is_asking = False
         for _ in range(_TRIES):
             try:
-                with self._connected(node) as connection:
-                    if is_asking:
-                        connection.ask("ASKING")
+                with self._connected(node, is_asking) as connection:
                     return talk(connection)
             except AskError as error:
                 is_asking = not isinstance(error, MovedError)
                 node = _Address(error.host or node.host, error.port)
                 if not is_asking:
                     self._node = node
-            except _Unreachable:
-                self._node = None
-                found = self._find(node)
+            except StoreUnavailable as error:
+                self._lose(node)
+                if not isinstance(error, _Unreachable):
+                    raise
+                found = self._find()
                 if found == node:
                     raise
                 node, is_asking = found, False
@@ -157,65 +165,60 @@ class RedisNode:
         for pool in self._pools.values():
             pool.disconnect(inuse_connections=False)
 
-    def _find(self, lost: _Address | None) -> _Address:
-        """Finds the node by way of those that are known; the lost one is asked last."""
-        unreachable: StoreUnavailable | None = None
-        for asked in sorted(self._nodes, key=lambda node: node == lost):
+    def _lose(self, node: _Address) -> None:
+        """Lets the next call look for the node anew: another may have taken its place, or its name."""
+        self._node, self._lost = None, node
+        self._pool(node).disconnect(inuse_connections=False)
+
+    def _find(self) -> _Address:
+        """Finds the node by way of those that are known, the one that was lost last."""
+        failure: StoreUnavailable | None = None
+        for asked in sorted(self._nodes, key=lambda node: node == self._lost):
             try:
-                with self._connected(asked) as connection:
-                    hello = connection.ask("HELLO")
-                    about = dict(zip(hello[::2], hello[1::2], strict=True))
-                    check_version(about[b"version"].decode(), str(asked))
-                    shards = connection.ask("CLUSTER", "SLOTS") if about[b"mode"] == b"cluster" else None
+                node, nodes = self._look(asked)
             except StoreUnavailable as error:
-                unreachable = error
-                continue
-            if shards is None:
-                self._node = asked
-                return asked
-            # Of each: its first slot, its last, its primary, its replicas. Of these: host, port, more.
-            for first, last, *servers in shards:
-                if first <= self._slot <= last:
-                    # A node that does not know its own name is where it was reached.
-                    self._node = _Address((servers[0][0] or b"").decode() or asked.host, servers[0][1])
-                    others = {
-                        _Address(server[0].decode(), server[1])
-                        for _, _, *all_ in shards
-                        for server in all_
-                        if server[0]
-                    }
-                    self._nodes = [*others - {self._given}, self._given]
-                    return self._node
-            unreachable = StoreUnavailable(f"the Cluster of {self} has no node for the log of changes")
-        assert unreachable is not None
-        raise unreachable
+                failure = error
+            else:
+                self._node, self._nodes = node, nodes | {self._given}
+                return node
+        # Nothing was sent to the node itself, whatever happened on the way to it.
+        raise _Unreachable(str(failure))
+
+    def _look(self, asked: _Address) -> tuple[_Address, set[_Address]]:
+        """The node with the log, and all nodes, as one of them knows them."""
+        with self._connected(asked) as connection:
+            hello = connection.ask("HELLO")
+            about = dict(zip(hello[::2], hello[1::2], strict=True))
+            check_version(about[b"version"].decode(), str(asked))
+            if about[b"mode"] != b"cluster":
+                return asked, {asked}
+            shards = connection.ask("CLUSTER", "SLOTS")
+        nodes, found = set(), None
+        for first, last, *servers in shards:  # the primary, then its replicas; of each its host, its port, and more
+            # A node that does not know its own name is where it was reached.
+            addresses = [_Address((host or b"").decode() or asked.host, port) for host, port, *_ in servers]
+            nodes.update(addresses)
+            if first <= self._slot <= last:
+                found = addresses[0]
+        if found is None:
+            raise StoreUnavailable(f"the Cluster of Redis at {asked} has no node for the log of changes")
+        return found, nodes
 
     @contextmanager
-    def _connected(self, node: _Address) -> Iterator[Connection]:
+    def _connected(self, node: _Address, is_asking: bool = False) -> Iterator[Connection]:
         """A connection; redirections by the node come as redis-py has them, all else as `call` says."""
         pool = self._pool(node)
         try:
             connection = pool.get_connection()
         except (redis.RedisError, OSError) as error:
-            pool.disconnect(inuse_connections=False)
-            if isinstance(error, _LOGIN) or (
-                isinstance(error, redis.ResponseError) and not isinstance(error, _NOT_NOW)
-            ):
-                raise StoreRefused(_refusal(error, node)) from None
-            raise _Unreachable(f"no connection to Redis at {node}: {error}") from None
+            raise _store_error(error, node, is_sent=False) from None
         try:
-            yield Connection(connection)
+            yield Connection(connection, is_asking)
         except BaseException as error:
-            connection.disconnect()
-            if isinstance(error, _NOT_NOW):
-                raise StoreUnavailable(f"Redis at {node} cannot do it now: {error}") from None
-            if isinstance(error, _LOGIN) or (
-                isinstance(error, redis.ResponseError) and not isinstance(error, AskError)
-            ):
-                raise StoreRefused(_refusal(error, node)) from None
-            if isinstance(error, redis.ConnectionError | redis.TimeoutError):
-                raise Unanswered(f"no answer from Redis at {node}: {error}") from None
-            raise
+            connection.disconnect()  # an answer may be on its way
+            if isinstance(error, AskError) or not isinstance(error, redis.RedisError):
+                raise
+            raise _store_error(error, node, is_sent=True) from None
         finally:
             if self._is_closed:
                 connection.disconnect()
@@ -229,11 +232,18 @@ class RedisNode:
         return self._pools[node]
 
 
-def _refusal(error: Exception, node: _Address) -> str:
+def _store_error(error: Exception, node: _Address, is_sent: bool) -> StoreUnavailable | StoreRefused:
+    where = f"Redis at {node}"
+    if isinstance(error, _NOT_NOW):
+        return StoreUnavailable(f"{where} cannot do it now: {error}")
     if isinstance(error, _LOGIN):
-        return f"Redis at {node} refuses the login ({error}): check user and password"
+        return StoreRefused(f"{where} refuses the login ({error}): check user and password")
     if isinstance(error, OutOfMemoryError):
-        return f"Redis at {node} is full: raise its maxmemory"
+        return StoreRefused(f"{where} is full: raise its maxmemory")
     if isinstance(error, NoPermissionError):
-        return f"Redis at {node} does not let this user do what is needed ({error})"
-    return f"Redis at {node} refuses: {error}"
+        return StoreRefused(f"{where} does not let this user do what is needed: {error}")
+    if isinstance(error, redis.ResponseError):
+        return StoreRefused(f"{where} refuses: {error}")
+    if is_sent:
+        return Unanswered(f"no answer from {where}: {error}")
+    return _Unreachable(f"no connection to {where}: {error}")
