@@ -19,11 +19,11 @@ from twotower_server.supervisor.page import Page
 
 class DyingPage(Page):
     @property
-    def log_bytes(self) -> int:
-        return super().log_bytes
+    def log_end(self) -> int:
+        return super().log_end
 
-    @log_bytes.setter
-    def log_bytes(self, size_bytes: int) -> None:
+    @log_end.setter
+    def log_end(self, word: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -33,7 +33,7 @@ def main(folder: Path, page: Path, name: str, count: int, end: str = "") -> None
         if i == count - 1 and end == "kill":
             log = Log(folder, DyingPage(page))
         if i == count - 1 and end == "full":
-            resource.setrlimit(resource.RLIMIT_FSIZE, ((folder / "log").stat().st_size + 10,) * 2)
+            resource.setrlimit(resource.RLIMIT_FSIZE, ((folder / "1" / "changes").stat().st_size + 10,) * 2)
         try:
             print(log.append([Change(f"{name}-{i}")]), flush=True)
         except OSError as error:

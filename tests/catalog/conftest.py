@@ -10,7 +10,8 @@ import pytest
 
 from tests.catalog.live import own_releases
 from twotower_server.catalog.change import Change
-from twotower_server.catalog.log import Log, Reader
+from twotower_server.catalog.log import Log
+from twotower_server.catalog.reader import Reader
 from twotower_server.release.stamp import write_stamp
 
 
@@ -18,7 +19,7 @@ from twotower_server.release.stamp import write_stamp
 class End:
     """What the page says, in this process alone."""
 
-    log_bytes: int = 0
+    log_end: int = 0
 
 
 @dataclass(slots=True)
@@ -31,14 +32,19 @@ class Catalog:
 
     @property
     def path(self) -> Path:
-        return self.folder / "log"
+        return self.folder / "1" / "changes"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the log that count."""
+        return self.log.end.size_bytes
 
     def append(self, *item_ids: str) -> int:
         return self.log.append([Change(item_id) for item_id in item_ids])
 
     def all(self) -> list[Change]:
         """What somebody reads who begins now."""
-        return [change for changes in Reader(self.folder).read(self.end.log_bytes) for change in changes]
+        return [change for changes in Reader(self.folder, 1).read(self.size) for change in changes]
 
     def ids(self) -> list[str]:
         return ids(self.all())

@@ -20,7 +20,7 @@ from twotower_server.supervisor.page import Page
 
 pytestmark = pytest.mark.asyncio
 
-APPLY = "twotower_server.supervisor.follower.apply"
+APPLY = "twotower_server.supervisor.history.apply"
 
 
 @pytest.fixture

@@ -18,7 +18,9 @@ import pytest
 
 from tests.catalog.conftest import Catalog, ids, recovered
 from twotower_server.catalog.change import Change
-from twotower_server.catalog.log import Log, LogDamaged, Reader
+from twotower_server.catalog.log import End, Log
+from twotower_server.catalog.reader import Reader
+from twotower_server.catalog.record import LogDamaged
 from twotower_server.errors import TwoTowerError
 from twotower_server.features.row import Row, Strings
 from twotower_server.supervisor.page import Page
@@ -81,22 +83,31 @@ def test_positions_can_be_asked_to_lie_beyond_another_log(catalog: Catalog) -> N
 
 
 def test_a_reader_goes_on_where_it_was(catalog: Catalog) -> None:
-    reader = Reader(catalog.folder)
+    reader = Reader(catalog.folder, 1)
     assert list(reader.read(0)) == []
     catalog.append("a")
-    first = catalog.end.log_bytes
+    first = catalog.size
     catalog.append("b", "c")
     assert [ids(changes) for changes in reader.read(first)] == [["a"]]
     assert list(reader.read(first)) == []
-    assert [ids(changes) for changes in reader.read(catalog.end.log_bytes)] == [["b", "c"]]
+    assert [ids(changes) for changes in reader.read(catalog.size)] == [["b", "c"]]
 
 
-def test_a_reader_that_was_interrupted_gives_the_rest_later(catalog: Catalog) -> None:
-    for name in "abc":
-        catalog.append(name)
-    reader = Reader(catalog.folder)
-    assert ids(next(reader.read(catalog.end.log_bytes))) == ["a"]
-    assert [ids(changes) for changes in reader.read(catalog.end.log_bytes)] == [["b"], ["c"]]
+def test_what_a_caller_could_not_use_is_given_again(catalog: Catalog) -> None:
+    reader = Reader(catalog.folder, 1)
+    for name, sequence in (("a", 2), ("a", 3), ("b", 0)):
+        catalog.log.append([Change(name, row=Row(), sequence=sequence)])
+    assert ids(next(reader.read(catalog.size))) == ["a", "a", "b"]
+    assert [ids(changes) for changes in reader.read(catalog.size)] == [["a", "a", "b"]]
+    assert list(reader.read(catalog.size)) == []
+
+
+def test_many_changes_are_given_in_lists(catalog: Catalog) -> None:
+    for start in range(0, 5000, 500):
+        catalog.append(*(f"i{start + i}" for i in range(500)))
+    lists = list(Reader(catalog.folder, 1).read(catalog.size))
+    assert [change.item_id for changes in lists for change in changes] == [f"i{i}" for i in range(5000)]
+    assert max(map(len, lists)) <= 1500 and len(lists) > 2
 
 
 def test_a_change_older_than_the_last_one_of_its_item_is_left_out(catalog: Catalog) -> None:
@@ -118,10 +129,10 @@ def test_a_delete_always_applies_and_forgets_no_sequence(catalog: Catalog) -> No
 
 
 def test_sequences_count_over_several_readings(catalog: Catalog) -> None:
-    reader = Reader(catalog.folder)
+    reader = Reader(catalog.folder, 1)
     for sequence, found in ((5, 1), (4, 0), (6, 1)):
         catalog.log.append([Change("a", row=Row(), sequence=sequence)])
-        assert sum(map(len, reader.read(catalog.end.log_bytes))) == found
+        assert sum(map(len, reader.read(catalog.size))) == found
 
 
 # ---- a server that starts again
@@ -137,14 +148,14 @@ def test_a_server_that_starts_again_goes_on(catalog: Catalog) -> None:
 
 def test_a_torn_tail_is_cut_wherever_it_is_torn(catalog: Catalog, caplog: pytest.LogCaptureFixture) -> None:
     catalog.append("a")
-    whole = catalog.end.log_bytes
+    whole = catalog.size
     catalog.append("b", "c")
     content = catalog.path.read_bytes()
     for size in range(whole, len(content)):
         catalog.path.write_bytes(content[:size])
         caplog.clear()
         again = recovered(catalog.folder)
-        assert (again.ids(), again.end.log_bytes) == (["a"], whole)
+        assert (again.ids(), again.size) == (["a"], whole)
         assert ("do not count" in caplog.text) == (size > whole)
         assert again.append("d") == 2
         assert recovered(catalog.folder).ids() == ["a", "d"]
@@ -160,7 +171,7 @@ def test_an_end_that_reached_the_disk_as_zeros_or_garbage_is_cut(catalog: Catalo
 
 def test_every_flipped_bit_of_the_last_record_makes_it_one_that_does_not_count(catalog: Catalog) -> None:
     catalog.append("a")
-    whole = catalog.end.log_bytes
+    whole = catalog.size
     catalog.append("b")
     content = bytearray(catalog.path.read_bytes())
     for at in range(whole, len(content)):
@@ -172,9 +183,9 @@ def test_every_flipped_bit_of_the_last_record_makes_it_one_that_does_not_count(c
 
 def test_damage_before_the_end_is_refused_and_loses_nothing_silently(catalog: Catalog) -> None:
     catalog.append("a")
-    first = catalog.end.log_bytes
+    first = catalog.size
     catalog.append("b")
-    second = catalog.end.log_bytes
+    second = catalog.size
     catalog.append("c")
     content = catalog.path.read_bytes()
     for at in range(first, second):
@@ -195,17 +206,17 @@ def test_damage_before_the_end_is_refused_and_loses_nothing_silently(catalog: Ca
 def test_a_record_that_is_no_list_of_changes_is_refused(catalog: Catalog, values: bytes) -> None:
     catalog.append("a")
     with catalog.path.open("ab") as file:
-        file.write(record(values + struct.pack("<Q", 2)))
+        file.write(record(values + struct.pack("<QQ", 2, 7)))
     with pytest.raises(LogDamaged, match="holds no changes that can be read"):
         recovered(catalog.folder)
 
 
-@pytest.mark.parametrize("content", [b"twotower changes 2\n" + bytes(40), b"\0" * 19, b"x", json.dumps({}).encode()])
-def test_a_file_of_another_format_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "log").write_bytes(content)
+@pytest.mark.parametrize("content", [b"twotower changes 1\n" + bytes(40), b"\0" * 19, b"x", json.dumps({}).encode()])
+def test_a_file_of_another_format_is_refused_and_left_alone(catalog: Catalog, content: bytes) -> None:
+    catalog.path.write_bytes(content)
     with pytest.raises(LogDamaged, match="no log of item changes that this version can read"):
-        recovered(tmp_path)
-    assert (tmp_path / "log").read_bytes() == content
+        recovered(catalog.folder)
+    assert catalog.path.read_bytes() == content
 
 
 def test_a_file_that_was_only_begun_is_a_new_one(catalog: Catalog) -> None:
@@ -217,7 +228,7 @@ def test_a_file_that_was_only_begun_is_a_new_one(catalog: Catalog) -> None:
 
 
 def test_a_log_that_cannot_be_opened_is_a_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "log").mkdir()
+    (tmp_path / "1" / "changes").mkdir(parents=True)
     with pytest.raises(TwoTowerError, match=r"the log of item changes in .* cannot be used: Is a directory"):
         recovered(tmp_path)
 
@@ -227,7 +238,7 @@ def test_a_log_that_cannot_be_opened_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_a_log_that_somebody_cut_takes_no_changes(catalog: Catalog) -> None:
     catalog.append("a")
-    os.truncate(catalog.path, catalog.end.log_bytes - 1)
+    os.truncate(catalog.path, catalog.size - 1)
     with pytest.raises(OSError, match="was cut"):
         catalog.append("b")
     with pytest.raises(LogDamaged, match="cannot be read from byte"):
@@ -242,14 +253,14 @@ def page(tmp_path: Path) -> Page:
 
 
 def read(folder: Path, page: Page) -> Sequence[Change]:
-    return [change for changes in Reader(folder).read(page.log_bytes) for change in changes]
+    return [change for changes in Reader(folder, 1).read(End.of(page.log_end).size_bytes) for change in changes]
 
 
 def test_what_a_writer_wrote_but_did_not_publish_is_cut_by_the_next(tmp_path: Path, page: Page) -> None:
     with append_elsewhere(tmp_path, tmp_path / "page", "a", 3, "kill") as process:
         assert positions(process) == [1, 2]
     assert process.returncode == -signal.SIGKILL
-    assert (tmp_path / "log").stat().st_size > page.log_bytes
+    assert (tmp_path / "1" / "changes").stat().st_size > End.of(page.log_end).size_bytes
     assert ids(read(tmp_path, page)) == ["a-0", "a-1"]
     assert Log(tmp_path, page).append([Change("b")]) == 3
     assert ids(read(tmp_path, page)) == ids(recovered(tmp_path).all()) == ["a-0", "a-1", "b"]
@@ -278,7 +289,7 @@ def test_two_processes_append_at_once(tmp_path: Path, page: Page) -> None:
 def test_a_disk_that_is_full_loses_nothing(tmp_path: Path, page: Page) -> None:
     with append_elsewhere(tmp_path, tmp_path / "page", "a", 3, "full") as process:
         assert process.communicate()[0].split() == ["1", "2", "OSError"]
-    assert (tmp_path / "log").stat().st_size == page.log_bytes + 10, "some of it was written"
+    assert (tmp_path / "1" / "changes").stat().st_size == End.of(page.log_end).size_bytes + 10, "some of it was written"
     assert ids(read(tmp_path, page)) == ["a-0", "a-1"]
     assert Log(tmp_path, page).append([Change("b")]) == 3
     assert ids(recovered(tmp_path).all()) == ["a-0", "a-1", "b"]

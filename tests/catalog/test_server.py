@@ -22,7 +22,7 @@ from twotower import v1
 
 
 def log_of(data: Path) -> Path:
-    (found,) = (data / "catalog").glob("*/log")
+    (found,) = (data / "catalog").glob("*/1/changes")
     return found
 
 
@@ -200,7 +200,7 @@ def test_a_full_disk_is_unavailable_and_loses_nothing(folder: Path, data: Path) 
 def test_without_its_log_a_server_serves_on_and_takes_no_changes(folder: Path, data: Path) -> None:
     with living(folder, data) as live:
         live.upsert(by_features("before", ITEM))
-        shutil.rmtree(log_of(data).parent)
+        shutil.rmtree(log_of(data).parents[1])
         with pytest.raises(grpc.RpcError, match="STORE_UNAVAILABLE"):
             live.upsert(by_features("during", ITEM))
         assert live.has("before", "dot")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from twotower_server.app import open_release
+from twotower_server.catalog.log import Log
 from twotower_server.config import Config
 from twotower_server.errors import Reason, Refused, ReleaseRefused
 from twotower_server.release.snapshot import Snapshot
@@ -30,6 +31,7 @@ class Desk:
         self.folder = folder
         self.releases = releases
         self.page = Page(folder / "page", create=True)
+        Log(folder, self.page).recover()
         self.row: Row = Board(folder / "board", 1, create=True).rows[0]
 
     def name(self, number: int, active: str, *others: str) -> None:

@@ -1,13 +1,14 @@
-"""The log of changes in a file: durable before acknowledged, whatever ends the process or the machine.
+"""The log of changes on this machine: durable before acknowledged, whatever ends the process or the machine.
 
-The file begins with a line that names its format. Then come records, one an append:
+It lies in a folder with a number. Compaction, or a history that turns out to be another, makes a folder with the next:
 
-    length and CRC-32 of what follows   4 bytes each, little-endian
-    the changes                         a JSON list
-    position of the last change         8 bytes, little-endian: stands last, where the next writer finds it
+    <catalog>/<number>/changes        the log; once it has this name, lower numbers count no more
+    <catalog>/<number>/prefix.json    what the compacted beginning of that file is (`Prefix`)
+    <catalog>/<number>/<hash>/...     releases with the changes of that beginning (`release/base.py`)
+    <catalog>/lock                    held by whoever writes
 
-What counts ends where the page says (`LogEnd`). Whoever holds the lock cuts what a killed writer has left behind that,
-and only then appends.
+What counts of the file ends where the page says (`LogEnd`). Whoever holds the lock cuts what a killed writer has left
+behind that, and only then appends.
 """
 
 from __future__ import annotations
@@ -15,192 +16,245 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import mmap
 import os
-import struct
-import zlib
-from collections.abc import Iterator, Sequence
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, Self
 
 from twotower_server.catalog.change import Change
+from twotower_server.catalog.record import (
+    BEGINNING,
+    FORMAT,
+    LogDamaged,
+    Mark,
+    encode_changes,
+    encode_record,
+    holds_record,
+    last_mark,
+    read_records,
+)
 from twotower_server.errors import TwoTowerError
 
 log = logging.getLogger(__name__)
 
-_FORMAT = b"twotower changes 1\n"
-_HEAD = struct.Struct("<II")
-_POSITION = struct.Struct("<Q")
-_LOG = "log"
+CHANGES = "changes"
+PREFIX = "prefix.json"
 _LOCK = "lock"
+# Of the one word that says where the log ends: these bits are the size, those above the number.
+_SIZE_BITS = 48
 
 
-class LogDamaged(TwoTowerError):
-    """The file of the log holds something else than changes; the message says where."""
+@dataclass(frozen=True, slots=True)
+class End:
+    """Where a log ends: in the folder of which number, and after how many bytes of its file."""
+
+    number: int
+    size_bytes: int
+
+    @property
+    def word(self) -> int:
+        return self.number << _SIZE_BITS | self.size_bytes
+
+    @classmethod
+    def of(cls, word: int) -> Self:
+        return cls(word >> _SIZE_BITS, word & (1 << _SIZE_BITS) - 1)
 
 
 class LogEnd(Protocol):
-    """Where the log ends, shared by the processes of a server.
+    """Where the log ends (`End.word`), shared by the processes of a server.
 
-    log_bytes: of the file that count. One word, so that a writer that is killed has published all of it or nothing.
+    One word, so that a writer that is killed has published all of it or nothing.
     """
 
-    log_bytes: int
+    log_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The beginning of a log that holds of every item only the last changes.
+
+    mark:       up to which. size_bytes: of it in its file.
+    source:     the number of the log that it was made from; 0 = it came from elsewhere. source_bytes: of that one.
+    sequences:  the greatest sequence of every item that had one.
+    """
+
+    mark: Mark = BEGINNING
+    size_bytes: int = len(FORMAT)
+    source: int = 0
+    source_bytes: int = 0
+    sequences: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Of the log in a folder. Raises LogDamaged."""
+        try:
+            values = json.loads((folder / PREFIX).read_text("utf-8"))
+            return cls(**{**values, "mark": Mark(**values["mark"])})
+        except FileNotFoundError:
+            return cls()
+        except (ValueError, TypeError, KeyError):
+            raise LogDamaged(f"{folder / PREFIX} is damaged; put back a copy of it") from None
+
+    def dump(self, folder: Path) -> None:
+        (folder / PREFIX).write_text(json.dumps(asdict(self)), "utf-8")
 
 
 class Log:
     """One process's view of the log. Methods wait for the disk."""
 
-    def __init__(self, folder: Path, end: LogEnd) -> None:
-        self._folder = folder
-        self._path = folder / _LOG
+    def __init__(self, catalog: Path, end: LogEnd) -> None:
+        self._catalog = catalog
         self._end = end
 
+    @property
+    def end(self) -> End:
+        return End.of(self._end.log_end)
+
+    def folder(self, number: int) -> Path:
+        return self._catalog / str(number)
+
     def recover(self) -> None:
-        """Finds the end in the file, once, before anybody else looks.
+        """Finds the end in the files, once, before anybody else looks.
 
         What was not written to its end was never acknowledged, and does not count. Raises LogDamaged when changes
-        that were acknowledged cannot be read, TwoTowerError when the file cannot be used at all.
+        that were acknowledged cannot be read, TwoTowerError when the files cannot be used at all.
         """
         try:
-            self._end.log_bytes = self._recovered()
+            numbers = [int(path.parent.name) for path in self._catalog.glob(f"[0-9]*/{CHANGES}")]
+            number = max(numbers, default=1)
+            self.remove_others(number)
+            self._end.log_end = End(number, self._recovered(self.folder(number))).word
         except OSError as error:
-            raise TwoTowerError(f"the log of item changes in {self._folder} cannot be used: {error.strerror}") from None
+            raise TwoTowerError(
+                f"the log of item changes in {self._catalog} cannot be used: {error.strerror}"
+            ) from None
 
     def append(self, changes: Sequence[Change], beyond: int = 0) -> int:
         """Appends changes; returns the last one's position. They are then on the disk, and every process sees them.
 
         beyond: their positions are greater than this, too. Raises OSError; then nothing was appended.
         """
-        with self._locked(), self._path.open("r+b") as file:
-            start = self._end.log_bytes
-            if file.seek(0, os.SEEK_END) < start:
-                raise OSError(f"{self._path} was cut by somebody else")
-            last = _last_position(file, start)
+        with self.writing() as writer:
+            last = writer.mark.position
             if not changes:
                 return last
-            position = max(last, beyond) + len(changes)
-            record = _record(changes, position)
-            file.truncate(start)
-            file.seek(start)
-            file.write(record)
-            file.flush()
-            os.fdatasync(file.fileno())
-            self._end.log_bytes = start + len(record)
-            return position
+            mark = Mark(max(last, beyond) + len(changes), secrets.randbits(64))
+            writer.add(encode_record(encode_changes(changes), mark), mark)
+            return mark.position
 
-    def _recovered(self) -> int:
-        self._path.touch()
-        with self._path.open("r+b") as file:
-            begin = file.read(len(_FORMAT))
-            if not _FORMAT.startswith(begin):
-                raise LogDamaged(f"{self._path} is no log of item changes that this version can read")
-            if begin != _FORMAT:  # it is new, or whoever began it was killed
-                self._begin(file)
+    @contextmanager
+    def writing(self) -> Iterator[Writer]:
+        """Keeps everybody else from writing. Raises OSError."""
+        with self.locked():
+            end = self.end
+            if (self.folder(end.number + 1) / CHANGES).exists():
+                # Whoever took that over was killed before it said so; a server that starts now begins there.
+                raise OSError(f"{self._catalog}: the log {end.number} counts no more")
+            with (self.folder(end.number) / CHANGES).open("r+b") as file:
+                if file.seek(0, os.SEEK_END) < end.size_bytes:
+                    raise OSError(f"{file.name} was cut by somebody else")
+                yield Writer(file, end, self._end)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        with (self._catalog / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def take_over(self, number: int) -> None:
+        """Makes the log of the next number the one that counts. The lock is held; its file is called `~changes`.
+
+        Of a log that was made from the current one, what was appended since comes first. Raises OSError; then the
+        current one goes on.
+        """
+        folder, end = self.folder(number), self.end
+        prefix = Prefix.load(folder)
+        with (folder / f"~{CHANGES}").open("r+b") as file:
+            file.truncate(prefix.size_bytes)  # what an attempt before has left
+            file.seek(prefix.size_bytes)
+            if prefix.source == end.number:
+                with (self.folder(end.number) / CHANGES).open("rb") as source:
+                    source.seek(prefix.source_bytes)
+                    file.write(source.read(end.size_bytes - prefix.source_bytes))
+            size = file.tell()
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.rename(folder / f"~{CHANGES}", folder / CHANGES)
+            _fsync(folder)
+            _fsync(self._catalog)
+        except OSError:
+            (folder / CHANGES).unlink(missing_ok=True)
+            raise
+        self._end.log_end = End(number, size).word
+
+    def remove_others(self, number: int) -> None:
+        """Removes the folders of all numbers but one."""
+        for folder in self._catalog.glob("[0-9]*"):
+            if folder.name != str(number):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _recovered(self, folder: Path) -> int:
+        folder.mkdir(exist_ok=True)
+        path = folder / CHANGES
+        path.touch()
+        with path.open("r+b") as file:
+            begin = file.read(len(FORMAT))
+            if not FORMAT.startswith(begin):
+                raise LogDamaged(f"{path} is no log of item changes that this version can read")
+            if begin != FORMAT:  # it is new, or whoever began it was killed
+                _begin(file)
+                _fsync(folder)
+                _fsync(self._catalog)
             size = file.seek(0, os.SEEK_END)
-            end = max((end for _, end in _records(file, len(_FORMAT), size)), default=len(_FORMAT))
-            if end < size and _holds_record(file, end + 1):
+            end = max((record.end for record in read_records(file, len(FORMAT), size)), default=len(FORMAT))
+            if end < Prefix.load(folder).size_bytes or (end < size and holds_record(file, end + 1)):
                 raise LogDamaged(
-                    f"{self._path} is damaged at byte {end}, and holds changes behind that; put back a copy of it, or "
-                    "move it away to serve the releases without any of its changes"
+                    f"{path} is damaged at byte {end}, and holds changes behind that; put back a copy of it, or "
+                    "move its folder away to serve the releases without any of its changes"
                 )
         if end < size:
             log.warning("the log's last %d bytes were never written to their end and do not count", size - end)
         return end
 
-    def _begin(self, file: BinaryIO) -> None:
-        file.seek(0)
-        file.write(_FORMAT)
-        file.flush()
-        os.fsync(file.fileno())
-        folder = os.open(self._folder, os.O_RDONLY)  # or the machine could lose the file's name
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with (self._folder / _LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+class Writer:
+    """Appends records to the log, while the lock is held."""
 
+    def __init__(self, file: BinaryIO, end: End, shared: LogEnd) -> None:
+        self._file = file
+        self._end = end
+        self._shared = shared
+        self.mark = last_mark(file, end.size_bytes)
 
-class Reader:
-    """Reads the log from its beginning, in steps; leaves out changes that an item's sequence makes stale."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / _LOG
-        self._offset = len(_FORMAT)
-        self._sequences: dict[str, int] = {}
-
-    def read(self, to_bytes: int) -> Iterator[list[Change]]:
-        """The changes from where the last call ended up to an end of the log that counts, a list a record.
-
-        Raises LogDamaged or OSError; what was not yet given comes again by the next call.
-        """
-        if to_bytes <= self._offset:
-            return
-        with self._path.open("rb") as file:
-            for changes, end in _records(file, self._offset, to_bytes):
-                self._offset = end
-                yield [change for change in changes if not self._is_stale(change)]
-        if self._offset < to_bytes:
-            raise LogDamaged(f"{self._path} cannot be read from byte {self._offset} on")
-
-    def _is_stale(self, change: Change) -> bool:
-        if not change.sequence:
-            return False
-        if change.sequence < self._sequences.get(change.item_id, 0):
-            return True
-        self._sequences[change.item_id] = change.sequence
-        return False
+    def add(self, record: bytes, mark: Mark) -> None:
+        """Appends a record; when this returns it is on the disk, and every process sees it. Raises OSError."""
+        start = self._end.size_bytes
+        self._file.truncate(start)
+        self._file.seek(start)
+        self._file.write(record)
+        self._file.flush()
+        os.fdatasync(self._file.fileno())
+        self._end = End(self._end.number, start + len(record))
+        self.mark = mark
+        self._shared.log_end = self._end.word
 
 
-def _record(changes: Sequence[Change], position: int) -> bytes:
-    listed = json.dumps([change.to_json() for change in changes], ensure_ascii=False, separators=(",", ":"))
-    content = listed.encode() + _POSITION.pack(position)
-    return _HEAD.pack(len(content), zlib.crc32(content)) + content
+def _begin(file: BinaryIO) -> None:
+    file.seek(0)
+    file.write(FORMAT)
+    file.flush()
+    os.fsync(file.fileno())
 
 
-def _records(file: BinaryIO, offset: int, size: int) -> Iterator[tuple[list[Change], int]]:
-    """The changes of each record from an offset on and where it ends, up to one that is not whole.
-
-    Raises LogDamaged for a whole record that holds something else.
-    """
-    file.seek(offset)
-    while offset + _HEAD.size <= size:
-        length, crc = _HEAD.unpack(file.read(_HEAD.size))
-        if not _POSITION.size < length <= size - offset - _HEAD.size:
-            return
-        content = file.read(length)
-        if zlib.crc32(content) != crc:
-            return
-        try:
-            listed = json.loads(content[: -_POSITION.size])
-            first = _POSITION.unpack(content[-_POSITION.size :])[0] - len(listed) + 1
-            changes = [Change.from_json(position, values) for position, values in enumerate(listed, first)]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise LogDamaged(f"the record at byte {offset} of {file.name} holds no changes that can be read") from None
-        offset += _HEAD.size + length
-        yield changes, offset
-
-
-def _last_position(file: BinaryIO, end: int) -> int:
-    if end == len(_FORMAT):
-        return 0
-    file.seek(end - _POSITION.size)
-    position: int = _POSITION.unpack(file.read(_POSITION.size))[0]
-    return position
-
-
-def _holds_record(file: BinaryIO, offset: int) -> bool:
-    """Whether a whole record begins at an offset, or anywhere after it."""
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for start in range(offset, len(data) - _HEAD.size):
-            length, crc = _HEAD.unpack_from(data, start)
-            end = start + _HEAD.size + length
-            if length > _POSITION.size and end <= len(data) and zlib.crc32(data[start + _HEAD.size : end]) == crc:
-                return True
-    return False
+def _fsync(folder: Path) -> None:
+    """Or the machine could lose the names of files in it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

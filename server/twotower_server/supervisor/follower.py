@@ -6,18 +6,17 @@ import asyncio
 import ctypes
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from twotower_server.catalog.change import Change
-from twotower_server.catalog.log import Reader
+from twotower_server.catalog.log import End
 from twotower_server.engine.route import Releases
 from twotower_server.errors import Reason, Refused, ReleaseRefused
-from twotower_server.release.apply import apply
 from twotower_server.release.snapshot import Snapshot
 from twotower_server.supervisor.board import BEAT_S, Row
 from twotower_server.supervisor.generation import Generation, refusal_path
+from twotower_server.supervisor.history import History
 from twotower_server.supervisor.page import Page
 
 log = logging.getLogger(__name__)
@@ -25,8 +24,6 @@ log = logging.getLogger(__name__)
 # How long a worker takes to notice that there is something to open. Reading the page costs 22 ns.
 _LOOK_S = 0.01
 _TRIM_S = 1.0
-# Changes that wait in memory to be applied at once.
-_REPLAY_CHANGES = 1024
 
 
 class Follower:
@@ -51,52 +48,35 @@ class Follower:
         self._row = row
         self._open_release = open_release
         self._closed = closed
-        self._snapshots: dict[str, Snapshot] = {}
         self._generations: dict[int, Generation] = {}  # those that are prepared
-        self._number = 0
+        self._histories: dict[int, History] = {}  # by the log's number; two have the same one while it moves
+        self._number = self._log_end = 0
         self._releases: Releases | None = None
-        self._log = Reader(catalog)
-        self._unapplied: list[Change] = []  # read, but an error came before every snapshot had them
-        self._log_bytes = 0  # up to which every snapshot has the changes
         row.prepared = row.refused = 0  # the slot's last worker may have come further
 
     def now(self) -> Releases:
         """What serves a call that begins now: read from the page every time, which makes a switch atomic."""
-        if self._page.log_bytes != self._log_bytes:
-            self._catch_up()
-        number = self._page.current
-        if number != self._number or self._releases is None:
-            self._switch(number)
+        number, log_end = self._page.current, self._page.log_end  # in this order
+        if number != self._number or log_end != self._log_end or self._releases is None:
+            self._serve(number, log_end)
             assert self._releases is not None
         return self._releases
 
-    def _switch(self, number: int) -> None:
+    def _serve(self, number: int, log_end: int) -> None:
         generation = self._generations.get(number)
         if generation is None:
             raise Refused(Reason.NOT_READY, "this worker is still opening what the server has switched to; try again")
+        history = self._histories[generation.log]
+        history.go_on(generation.log)
+        history.catch_up(End.of(log_end))
         columns = {name: loaded.column for name, loaded in generation.loaded.items()}
-        self._number = number
         self._releases = Releases(
-            {name: self._snapshots[name] for name in columns},
+            {name: history.snapshots[loaded.folder] for name, loaded in generation.loaded.items()},
             generation.active,
             generation.shares,
             lambda release, entries: self._row.count(columns[release], entries),
         )
-
-    def _catch_up(self) -> None:
-        """Applies the changes that were logged since, to every release."""
-        log_bytes = self._page.log_bytes
-        for changes in self._log.read(log_bytes):
-            self._unapplied += changes
-            if len(self._unapplied) >= _REPLAY_CHANGES:
-                self._apply()
-        self._apply()
-        self._log_bytes = log_bytes
-        self._releases = None
-
-    def _apply(self) -> None:
-        self._snapshots = {name: _changed(snapshot, self._unapplied) for name, snapshot in self._snapshots.items()}
-        self._unapplied = []
+        self._number, self._log_end = number, log_end
 
     async def prepare_current(self) -> None:
         """Opens what the server serves, before this worker does. Raises ReleaseRefused."""
@@ -118,8 +98,9 @@ class Follower:
 
         Raises ReleaseRefused when it cannot open what the server serves.
         """
-        if self._page.log_bytes != self._log_bytes:
-            self._catch_up()
+        if self._releases is not None:
+            with suppress(Refused):
+                self.now()
         # The current one, too: a worker that was stopped for long may have missed the time when it was the next.
         await self.prepare_current()
         if (number := self._page.next) not in self._generations and number > self._row.refused:
@@ -153,20 +134,32 @@ class Follower:
             self._row.refused = number
 
     async def _prepare(self, number: int) -> None:
+        # In threads: it takes tens of milliseconds or more, and calls go on meanwhile.
         generation = Generation.read(self._folder, number)
-        for name, loaded in generation.loaded.items():
-            if name not in self._snapshots:
-                # In a thread: it takes tens of milliseconds, and calls go on meanwhile.
-                snapshot, reader = await asyncio.to_thread(self._open, Path(loaded.folder))
-                self._catch_up()
-                self._snapshots[name] = _replayed(snapshot, reader, self._log_bytes)
+        history = self._histories.get(generation.log) or self._source_of(generation.log)
+        if history is None:
+            history = History(self._catalog, generation.log, self._open_release)
+            end = End.of(self._page.log_end)
+            if end.number != generation.log:
+                end = End(generation.log, generation.log_bytes)
+            await asyncio.to_thread(history.catch_up, end)
+        for loaded in generation.loaded.values():
+            if loaded.folder not in history.snapshots:
+                opened = await asyncio.to_thread(history.open, Path(loaded.folder), generation.log)
+                history.catch_up(End.of(self._page.log_end))
+                history.add(loaded.folder, opened)
+        self._histories[generation.log] = history
         self._generations[number] = generation
         self._row.prepared = max(self._row.prepared, number)
 
-    def _open(self, folder: Path) -> tuple[Snapshot, Reader]:
-        """Opens a release, with the changes that it does not contain."""
-        reader = Reader(self._catalog)
-        return _replayed(self._open_release(folder), reader, self._page.log_bytes), reader
+    def _source_of(self, log: int) -> History | None:
+        """The history that goes on in a log, when that becomes the one that counts."""
+        end = End.of(self._page.log_end)
+        history = self._histories.get(end.number)
+        if history is None:
+            return None
+        history.catch_up(end)
+        return history if history.is_source(log) else None
 
     def _forget(self) -> None:
         """Lets go of what is no longer served. Calls in flight keep their snapshots until they end."""
@@ -175,36 +168,25 @@ class Follower:
         if current not in self._generations:
             return
         if current != self._number:
-            self._switch(current)
+            self._serve(current, self._page.log_end)
         wanted = {following, current}
-        gone = [number for number in self._generations if number not in wanted]
-        for number in gone:
-            del self._generations[number]
-        names = {name for generation in self._generations.values() for name in generation.loaded}
-        closed = [name for name in self._snapshots if name not in names]
-        for name in closed:
+        before = _names(self._generations)
+        self._generations = {n: generation for n, generation in self._generations.items() if n in wanted}
+        logs = {generation.log for generation in self._generations.values()}
+        self._histories = {number: history for number, history in self._histories.items() if number in logs}
+        folders = {loaded.folder for g in self._generations.values() for loaded in g.loaded.values()}
+        forgotten = [history.keep(folders) for history in set(self._histories.values())]
+        for name in before - _names(self._generations):
             log.info("closed release %s", name)
-            del self._snapshots[name]
             if self._closed is not None:
                 self._closed(name)
-        if closed:
+        if any(forgotten):
             # Calls in flight may hold them still.
             asyncio.get_running_loop().call_later(_TRIM_S, _return_memory)
 
 
-def _replayed(snapshot: Snapshot, reader: Reader, to_bytes: int) -> Snapshot:
-    """The snapshot with the changes up to an end of the log, in steps that bound the memory."""
-    waiting: list[Change] = []
-    for changes in reader.read(to_bytes):
-        waiting += changes
-        if len(waiting) >= _REPLAY_CHANGES:
-            snapshot, waiting = _changed(snapshot, waiting), []
-    return _changed(snapshot, waiting)
-
-
-def _changed(snapshot: Snapshot, changes: Sequence[Change]) -> Snapshot:
-    """The snapshot with those of the changes that its release does not contain."""
-    return apply(snapshot, [change for change in changes if change.position > snapshot.manifest.log_position])
+def _names(generations: Mapping[int, Generation]) -> set[str]:
+    return {name for generation in generations.values() for name in generation.loaded}
 
 
 def _return_memory() -> None:

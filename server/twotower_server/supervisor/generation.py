@@ -14,7 +14,7 @@ from typing import Any
 class Loaded:
     """A release that is open in every worker.
 
-    folder: its files on this machine. column: its counter on the board.
+    folder: its files on this machine, or those of it with some of the changes. column: its counter on the board.
     """
 
     folder: str
@@ -23,12 +23,17 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """number: rises with every switch. shares: of the traffic by release, sum 1; empty = all to the active one."""
+    """number: rises with every switch. shares: of the traffic by release, sum 1; empty = all to the active one.
+
+    log: number of the log of changes. log_bytes: of it that count before the switch, if it is a new one.
+    """
 
     number: int
     active: str
     loaded: Mapping[str, Loaded]
     shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    log: int = 1
+    log_bytes: int = 0
 
     def write(self, folder: Path) -> None:
         """Writes the generation's file. Nobody reads it before the page names it."""
@@ -38,7 +43,7 @@ class Generation:
     def read(cls, folder: Path, number: int) -> Generation:
         values: dict[str, Any] = json.loads(_path(folder, number).read_text("utf-8"))
         loaded = {name: Loaded(**entry) for name, entry in values["loaded"].items()}
-        return cls(values["number"], values["active"], loaded, values["shares"])
+        return cls(**{**values, "loaded": loaded})
 
     @staticmethod
     def remove(folder: Path, number: int) -> None:

@@ -6,7 +6,8 @@ A generation is a whole statement of what is served (`generation.py`). Its numbe
     next      what workers are to open beside it, before it becomes current
 
 Only the supervisor writes these. Beside them stands where the log of changes ends, written by whoever holds its lock.
-All are aligned 64-bit words, which a processor stores and loads in one piece.
+All are aligned 64-bit words, which a processor stores and loads in one piece. Who needs both reads `current` first:
+when the log moves to another file, it is stored last.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
-_CURRENT, _NEXT, _LOG_BYTES, _WORDS = range(4)
+_CURRENT, _NEXT, _LOG_END, _WORDS = range(4)
 
 
 class Page:
@@ -47,10 +48,10 @@ class Page:
         self._words[_NEXT] = number
 
     @property
-    def log_bytes(self) -> int:
-        """Bytes of the log's file that count: a call that begins now sees all changes in them."""
-        return self._words[_LOG_BYTES]
+    def log_end(self) -> int:
+        """Where the log of changes ends (`catalog.log.End.word`): a call that begins now sees all changes before it."""
+        return self._words[_LOG_END]
 
-    @log_bytes.setter
-    def log_bytes(self, size_bytes: int) -> None:
-        self._words[_LOG_BYTES] = size_bytes
+    @log_end.setter
+    def log_end(self, word: int) -> None:
+        self._words[_LOG_END] = word
