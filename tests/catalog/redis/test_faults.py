@@ -94,8 +94,8 @@ def test_an_append_that_gets_no_answer_has_an_unknown_outcome(start_redis: Start
         server.pause()
         with pytest.raises(OutcomeUnknown, match=f"^no answer from Redis at 127.0.0.1:{server.port}"):
             append(log, changes)
-        # Now it is asked first whether it is there.
-        with pytest.raises(NotAppended, match=f"^no answer from Redis at 127.0.0.1:{server.port}"):
+        # A new connection comes first now, and nothing is sent without one.
+        with pytest.raises(NotAppended, match=f"^no connection to Redis at 127.0.0.1:{server.port}"):
             append(log, b"d")
         with pytest.raises(StoreUnavailable):
             log.read(START)
