@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from twotower_server.errors import ReleaseRefused
 from twotower_server.index import faiss as adapter
 from twotower_server.index.base import Index, IndexEntry
-from twotower_server.index.faiss import IvfSq8Index, build_index, open_index
+from twotower_server.index.faiss import build_index, open_index
+from twotower_server.index.ivf import IvfSq8Index
 from twotower_server.index.recall import Truth
 from twotower_server.index.similarity import similarities
 
@@ -145,8 +146,7 @@ def test_exclusions_still_return_k(
             assert not np.isin(rows, out).any()
             last = similarities(items, best_rows[excluded + k - 1 : excluded + k], query)
             recalls.append((values >= last).mean())
-    # The last of a ranking are found less surely than the first, and here only they are left.
-    assert np.mean(recalls) >= (1.0 if kind == "exact" else 0.93)
+    assert np.mean(recalls) >= (1.0 if kind == "exact" else 0.95)
 
 
 @pytest.mark.parametrize("kind", KINDS)

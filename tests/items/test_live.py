@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tests.items.test_catalog import colliding_id
 from twotower import v1
-from twotower_server.index import faiss
+from twotower_server.index import ivf
 from twotower_server.index.faiss import build_index, open_index
 from twotower_server.items.attribute import AttributeKind, AttributeValue
 from twotower_server.items.ids import item_keys
@@ -172,7 +172,7 @@ def test_a_search_finds_what_brute_force_finds(seed: int) -> None:
 def test_over_an_approximate_index_there_are_k_results_and_all_of_them_are_items(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probes: int
 ) -> None:
-    monkeypatch.setattr(faiss, "EXACT_ITEMS", 20)  # so that filters and hidden rows reach the lists, too
+    monkeypatch.setattr(ivf, "EXACT_ITEMS", 20)  # so that filters and hidden rows reach the lists, too
     order = random.Random(probes)
     items, catalog = base(order)
     items = with_ivf(items, tmp_path, probes)

@@ -15,7 +15,7 @@ from twotower_server.engine import embed, engine
 from twotower_server.engine.search import search
 from twotower_server.engine.users import UserVectors
 from twotower_server.index.exact import ExactIndex
-from twotower_server.index.faiss import IvfSq8Index
+from twotower_server.index.ivf import IvfSq8Index
 from twotower_server.rpc.servicer import TwoTowerServicer
 from twotower_server.supervisor.child import Parent
 from twotower_server.supervisor.job import Job

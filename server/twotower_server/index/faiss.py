@@ -16,23 +16,17 @@ from numpy.typing import NDArray
 
 from twotower_server.errors import ReleaseRefused
 from twotower_server.index.base import IndexEntry, ItemIds
-from twotower_server.index.exact import ExactIndex, wanted_rows
-from twotower_server.index.recall import MEASURED_K, Truth
-from twotower_server.index.similarity import best, similarities
+from twotower_server.index.exact import EXACT_ITEMS, ExactIndex
+from twotower_server.index.ivf import IvfSq8Index
+from twotower_server.index.recall import Truth
 
 Kind = Literal["auto", "exact", "ivf_sq8"]
 
-# Up to so many items, or eligible items of a larger catalog, comparing them all is as fast as walking lists.
-EXACT_ITEMS = 50_000
-# Up to so many exclusions it is cheaper to fetch more results than to build a bitmap over all items.
-_MAX_OVERFETCH = 256
 _TRAINING_VECTORS_A_LIST = 40  # Faiss asks for 39
 _TRAINING_ROUNDS = 8
 _ADD_ROWS = 65_536
 # Faiss replaces constructors when it is imported; its type information shows the old ones.
 _constructors: Any = faiss
-# Codes that are compared in about a millisecond.
-_BRIEF_VALUES = 4_000_000
 _MIN_QUERIES = 32
 _MAX_QUERIES = 512
 _SEED = 20_240_229
@@ -76,6 +70,18 @@ def build_index(
     return IndexEntry(kind, recall, {"lists": index.nlist, "probes": probes})
 
 
+def refill_index(source: Path, vectors: NDArray[np.float32], path: Path) -> None:
+    """Writes an index of other vectors with the lists and codes of one that was trained before.
+
+    vectors: float32 [items, dimension], not much unlike those it was trained on.
+    """
+    index = faiss.read_index(str(source))
+    index.reset()
+    for start in range(0, len(vectors), _ADD_ROWS):
+        index.add(np.ascontiguousarray(vectors[start : start + _ADD_ROWS]))
+    _write(index, path)
+
+
 def open_index(
     path: Path, vectors: NDArray[np.float32], entry: IndexEntry, item_ids: ItemIds
 ) -> ExactIndex | IvfSq8Index:
@@ -102,66 +108,6 @@ def open_index(
     if isinstance(probes, bool) or not isinstance(probes, int) or not 1 <= probes <= index.nlist:
         raise ReleaseRefused(f"the index's probes must be a whole number from 1 to {index.nlist}, not {probes!r}")
     return IvfSq8Index(index, vectors, probes, item_ids)
-
-
-class IvfSq8Index:
-    """Inverted lists of 8-bit codes, walked nearest list first; what they find is compared again exactly.
-
-    probes: lists to walk for `MEASURED_K` of all items; more results, or few eligible items, need more.
-    """
-
-    def __init__(self, index: Any, vectors: NDArray[np.float32], probes: int, item_ids: ItemIds) -> None:
-        self._index = index
-        self._vectors = vectors
-        self._probes = probes
-        self._item_ids = item_ids
-        self._exact = ExactIndex(vectors, item_ids)
-
-    def search(
-        self,
-        query: NDArray[np.float32],
-        k: int,
-        *,
-        excluded_rows: NDArray[np.int64] | None = None,
-        eligible: NDArray[np.bool_] | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        items = len(self._vectors)
-        excluded = 0 if excluded_rows is None else len(excluded_rows)
-        wanted = None
-        if eligible is not None or excluded > _MAX_OVERFETCH:
-            wanted = wanted_rows(items, excluded_rows, eligible)
-        count = items - excluded if wanted is None else int(np.count_nonzero(wanted))
-        k = min(k, count)
-        if k < 1 or (wanted is not None and count <= EXACT_ITEMS):
-            return self._exact.search(query, k, eligible=wanted)
-        # What is excluded counts as found: users have seen what is near them.
-        nearest = k + excluded
-        # So many more lists hold as many eligible items.
-        probes = math.ceil(self._probes_for(nearest) * items / count)
-        # Codes misorder neighbours, more of them the denser they lie: a quarter more holds the k best.
-        fetched = k + nearest // 4 + 8 + (excluded if wanted is None else 0)
-        selector = None
-        if wanted is not None:
-            bits = np.packbits(wanted, bitorder="little")
-            selector = _constructors.IDSelectorBitmap(bits)
-        while probes <= self._index.nlist // 2:
-            parameters = _constructors.SearchParametersIVF(nprobe=probes, sel=selector)
-            found = self._index.search(query[None], fetched, params=parameters)[1][0]
-            found = found[found >= 0]
-            if excluded_rows is not None and wanted is None:
-                found = found[~np.isin(found, excluded_rows, assume_unique=True)]
-            if len(found) >= k:
-                return best(found, similarities(self._vectors, found, query), k, self._item_ids)
-            probes *= 2
-        # From half of the lists on comparing everything costs no more.
-        return self._exact.search(query, k, excluded_rows=excluded_rows, eligible=eligible)
-
-    def is_brief(self, nearest: int) -> bool:
-        return bool(self._vectors.size * self._probes_for(nearest) <= _BRIEF_VALUES * self._index.nlist)
-
-    def _probes_for(self, nearest: int) -> float:
-        """Lists to walk for so many results: ten times as many lie in about three times as many lists (measured)."""
-        return self._probes * math.sqrt(max(1.0, nearest / MEASURED_K))
 
 
 def _write(index: Any, path: Path) -> None:
