@@ -190,7 +190,7 @@ class Config:
     data: Path = field(
         default_factory=_default_data,
         metadata=_meta(
-            "this machine's own folder: which releases it has verified, copies of those fetched from a URL",
+            "this machine's own folder: which releases it has verified, copies of those it has fetched or completed",
             _path,
             "DIR",
         ),
@@ -217,7 +217,7 @@ class Config:
     )
     keep_fetched: int = field(
         default=3,
-        metadata=_meta("releases fetched from a URL to keep on disk beside those that are loaded", _count(0), "N"),
+        metadata=_meta("copies of releases to keep in the data folder beside those in use", _count(0), "N"),
     )
     grace_s: float = field(
         default=20.0,

@@ -256,7 +256,7 @@ def test_a_release_is_fetched_once(file_url: str, remote: Path, open_place: Open
     [
         ("vectors.npy", b"", r"^vectors\.npy has 0 bytes, release\.json says [0-9]+$"),
         ("schema.json", b"x" * 10_000_000, r"^schema\.json has more than [0-9]+ bytes, release\.json says [0-9]+$"),
-        ("index.faiss", None, r"^index\.faiss is missing$"),
+        ("golden.json", None, r"^golden\.json is missing$"),
     ],
 )
 def test_what_is_not_what_its_manifest_says_is_not_fetched(

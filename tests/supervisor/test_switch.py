@@ -17,6 +17,7 @@ from tests.supervisor.running import PATIENCE_S
 from twotower_server.app import open_release
 from twotower_server.config import Config
 from twotower_server.errors import Reason, Refused, ReleaseRefused, TwoTowerError
+from twotower_server.release.completion import Completion
 from twotower_server.release.fleet import Fleet
 from twotower_server.release.repository import LocalRepository
 from twotower_server.release.stamp import write_stamp
@@ -42,7 +43,7 @@ class Bench:
         self.board = Board(folder / "board", config.workers, create=True)
         assert isinstance(config.releases, Path)
         self.fleet = Fleet(LocalRepository(config.releases), name, config.follow_s)
-        self.switch = Switch(config, self.fleet, folder, self.page, self.board, self.verify)
+        self.switch = Switch(config, self.fleet, folder, self.page, self.board, self.verify, Completion(config))
         self.followers = [
             Follower(folder, folder, Page(folder / "page"), row, partial(open_release, config))
             for row in self.board.rows
@@ -50,12 +51,13 @@ class Bench:
         self.broken: dict[str, Exception] = {}
         self.verified: list[str] = []
 
-    async def verify(self, folder: Path) -> None:
+    async def verify(self, folder: Path) -> Path:
         """Takes every release for sound, but those that are broken."""
         self.verified.append(folder.name)
         if folder.name in self.broken:
             raise self.broken[folder.name]
         write_stamp(folder, self.config.data)
+        return folder
 
     async def start(self, active: str, *, workers: bool = True) -> None:
         await self.switch.start(active)

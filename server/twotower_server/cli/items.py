@@ -11,7 +11,7 @@ from twotower_server.cli.console import print_json
 from twotower_server.cli.exit_code import ExitCode, UsageError
 from twotower_server.cli.progress import ProgressBars
 from twotower_server.cli.release import run
-from twotower_server.cli.release_arguments import Task, add_command, add_data, add_json, add_name, add_option, count
+from twotower_server.cli.release_arguments import Task, add_command, add_data, add_json, add_name, add_redis, count
 from twotower_server.config import ConfigError
 from twotower_server.items.redis import PLAIN, RedisKeys, RedisStore
 from twotower_server.release.format import check_name
@@ -139,13 +139,6 @@ def open_store(task: Task) -> RedisStore:
     if config.redis is None:
         raise ConfigError("no Redis is named: add --redis redis://HOST:6379, or set TWOTOWER_REDIS")
     return RedisStore(config.redis, config.redis_ca)
-
-
-def add_redis(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that name a Redis."""
-    add_option(parser, "redis", "redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], rediss:// for TLS; TWOTOWER_REDIS")
-    add_option(parser, "redis_ca", "PEM of the authority that has signed its certificate; TWOTOWER_REDIS_CA")
-    add_option(parser, "redis_prefix", "what the keys begin with (default: twotower:)")
 
 
 def _show_pushed(pushed: Pushed, store: str, args: argparse.Namespace, others: int) -> None:

@@ -19,6 +19,7 @@ from twotower_server.cli.release_arguments import (
     add_data,
     add_json,
     add_optional_name,
+    add_redis,
     share,
 )
 from twotower_server.cli.release_output import Listed
@@ -78,6 +79,7 @@ List the releases, which one is active, how a split divides the traffic, and whi
 _VERIFY = """\
 Verify that a release agrees with itself: checksums, schema and graphs, catalog, vectors, golden samples, recall of the
 index. What is verified here is not verified again when `twotower serve` starts on this machine with the same --data.
+A release that was copied without its vectors is loaded from the Redis of --redis first.
 """
 
 
@@ -136,6 +138,7 @@ def add_parser(subparsers: Any) -> None:
 
     verify = add_command(commands, "verify", _verify, "verify a release", _VERIFY)
     add_optional_name(verify)
+    add_redis(verify)
     add_data(verify)
     add_json(verify)
 
@@ -196,7 +199,6 @@ def _inspect(task: Task) -> ExitCode:
 
 def _verify(task: Task) -> ExitCode:
     name, as_json = task.named(task.args.name), task.args.json
-    folder = task.fleet.repository.local(name)
     checks: list[Check] = []
 
     def passed(check: Check) -> None:
@@ -206,6 +208,8 @@ def _verify(task: Task) -> ExitCode:
 
     refusal = None
     try:
+        with ProgressBars() as bars:
+            folder = task.whole(name, bars)
         verify_release(folder, passed)
     except ReleaseRefused as error:
         refusal = str(error)
@@ -232,7 +236,7 @@ def _listed(task: Task, name: str, active: str, shares: Mapping[str, float]) -> 
         folder = repository.present(name)
     except ReleaseRefused as error:
         manifest, refusal, folder = None, str(error), None
-    verified = folder is not None and is_stamped(folder, task.config.data)
+    verified = folder is not None and is_stamped(task.completion.place(folder), task.config.data)
     return Listed(name, name == active, shares.get(name, 0.0), verified, manifest, refusal)
 
 

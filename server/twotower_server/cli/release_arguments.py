@@ -6,13 +6,16 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from twotower_server.cli.exit_code import ExitCode
 from twotower_server.config import OPTIONS, Config, default_of, flag
 from twotower_server.errors import ReleaseRefused
+from twotower_server.release.completion import Completion
 from twotower_server.release.fleet import Fleet
 from twotower_server.release.format import check_name
+from twotower_server.release.progress import Progress
 from twotower_server.release.repository import open_repository
 from twotower_server.supervisor.errors import NoRelease
 
@@ -34,10 +37,19 @@ class Task:
         except ReleaseRefused as error:
             raise NoRelease(str(error)) from None
 
+    @cached_property
+    def completion(self) -> Completion:
+        return Completion(self.config)
+
+    def whole(self, release: str, progress: Progress | None = None) -> Path:
+        """The folder of a release, or its whole copy when it lacks large files. Raises as `Completion.whole`."""
+        return self.completion.whole(self.fleet.repository.local(release), progress)
+
     def close(self) -> None:
-        """Frees what was fetched."""
+        """Frees what was fetched or loaded."""
         if "fleet" in vars(self):
             self.fleet.repository.use(())
+            self.completion.use(())
 
     def active(self) -> str:
         """The name of the active release. Raises NoRelease."""
@@ -89,6 +101,13 @@ def add_optional_name(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     data = next(option for option in OPTIONS if option.name == "data")
     add_option(parser, "data", f"{data.metadata['help']} (default: {default_of(data)})")
+
+
+def add_redis(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that name a Redis."""
+    add_option(parser, "redis", "redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], rediss:// for TLS; TWOTOWER_REDIS")
+    add_option(parser, "redis_ca", "PEM of the authority that has signed its certificate; TWOTOWER_REDIS_CA")
+    add_option(parser, "redis_prefix", "what the keys begin with (default: twotower:)")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

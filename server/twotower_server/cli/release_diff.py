@@ -30,8 +30,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _diff(task: Task) -> ExitCode:
-    repository = task.fleet.repository
-    before, after = (repository.local(task.named(name)) for name in (task.args.before, task.args.after))
+    before, after = (task.whole(task.named(name)) for name in (task.args.before, task.args.after))
     diff = diff_releases(before, after, task.args.k)
     if task.args.json:
         print_json(diff.to_json())

@@ -15,7 +15,7 @@ from twotower_server.cli.release_arguments import Task, add_command, add_json, a
 from twotower_server.config import parse_location
 from twotower_server.errors import ReleaseRefused, TwoTowerError
 from twotower_server.release.fleet import check_shares
-from twotower_server.release.format import FILES
+from twotower_server.release.format import FILES, INDEX, VECTORS
 from twotower_server.release.prune import fates
 from twotower_server.release.repository import open_repository, read_manifest
 from twotower_server.supervisor.errors import NoRelease
@@ -50,14 +50,17 @@ _COPY = """\
 Copy a release to another place: a folder, or a URL of any file system of fsspec, as s3://bucket/releases. Every file is
 checked while it is copied. The manifest goes last: what is half copied is no release there, and copying again
 completes it.
+
+Without vectors it is small: servers load them from Redis, where `twotower items push` has written them.
 """
 
 _COPY_EXAMPLES = """\
 A URL needs fsspec and the package of its kind of store: pip install "twotower[remote]" s3fs. Credentials and addresses
 come from where that looks for them, such as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL.
 
-example:
+examples:
   twotower release copy books-1 s3://bucket/releases
+  twotower release copy books-1 s3://bucket/releases --without-vectors
   twotower release activate books-1 --releases s3://bucket/releases
 """
 
@@ -97,6 +100,12 @@ def add_commands(commands: Any) -> None:
     copy = add_command(commands, "copy", _copy, "copy a release to another place", _COPY, _COPY_EXAMPLES)
     add_name(copy)
     copy.add_argument("target", type=parse_location, metavar="URL", help="where to: a URL, or a folder")
+    copy.add_argument("--without-vectors", action="store_true", help=f"leave out {VECTORS}: it is loaded from Redis")
+    copy.add_argument(
+        "--without-index",
+        action="store_true",
+        help=f"leave out {INDEX}: each machine builds its own, which takes a while",
+    )
 
 
 def _activate(task: Task) -> ExitCode:
@@ -163,11 +172,13 @@ def _prune(task: Task) -> ExitCode:
 
 
 def _copy(task: Task) -> ExitCode:
-    name, config = task.named(task.args.name), task.config
-    target = open_repository(task.args.target, config.data, config.keep_fetched)
+    args, config = task.args, task.config
+    name = task.named(args.name)
+    without = [file for file, left_out in ((VECTORS, args.without_vectors), (INDEX, args.without_index)) if left_out]
+    target = open_repository(args.target, config.data, config.keep_fetched)
     with ProgressBars() as bars:
         bars.start(f"copying {name}", len(FILES))
-        target.add(task.fleet.repository.local(name), lambda: bars.advance(1))
+        target.add(task.fleet.repository.local(name), lambda: bars.advance(1), without)
     print(f"{name} is in {target}. Activate it: twotower release activate {name} --releases {target}")
     return ExitCode.OK
 

@@ -10,10 +10,10 @@ from typing import Any
 from twotower_server.cache.policy import CachePolicy
 from twotower_server.cli.console import print_json
 from twotower_server.cli.exit_code import ExitCode
-from twotower_server.cli.items import STORE_CODES, add_redis, open_store
+from twotower_server.cli.items import STORE_CODES, open_store
 from twotower_server.cli.progress import ProgressBars
 from twotower_server.cli.release import run
-from twotower_server.cli.release_arguments import Task, add_command, add_data, add_json, add_option
+from twotower_server.cli.release_arguments import Task, add_command, add_data, add_json, add_option, add_redis
 from twotower_server.errors import ReleaseRefused
 from twotower_server.offline.users import refresh_users
 from twotower_server.release.snapshot import Snapshot
@@ -61,7 +61,7 @@ def add_parser(subparsers: Any) -> None:
 
 def _refresh(task: Task) -> ExitCode:
     args, config = task.args, task.config
-    folder = task.fleet.repository.local(task.named(args.release))
+    folder = task.whole(task.named(args.release))
     policy = CachePolicy(config.user_cache_ttl_s, config.user_cache_by_version, config.user_cache_real_time)
     with open_store(task) as store, ProgressBars() as bars:
         if not is_stamped(folder, config.data):

@@ -25,6 +25,8 @@ VECTORS = "vectors.npy"
 INDEX = "index.faiss"
 GOLDEN = "golden.json"
 FILES = (SCHEMA, USER_TOWER, ITEM_TOWER, ITEMS, VECTORS, INDEX, GOLDEN)
+# The large ones. A copy of a release may lack them: vectors are loaded from Redis then, and an index is built.
+OMISSIBLE = (VECTORS, INDEX)
 
 MAX_DIMENSION = 16_384
 MAX_MANIFEST_BYTES = 16 << 20
@@ -140,6 +142,11 @@ class Manifest:
 
     def dump(self, folder: Path) -> None:
         (folder / MANIFEST).write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def lacking(folder: Path) -> list[str]:
+    """The large files that a copy of a release was made without."""
+    return [name for name in OMISSIBLE if not (folder / name).exists()]
 
 
 def read_json(path: Path) -> Any:

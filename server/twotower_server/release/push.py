@@ -7,7 +7,6 @@ from there; comparing everything at the end finds what Redis has lost meanwhile.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ from twotower_server.errors import StoreRefused
 from twotower_server.items.catalog import Catalog
 from twotower_server.items.ids import KeyTable, item_keys
 from twotower_server.items.redis import PLAIN, RedisKeys, RedisStore
+from twotower_server.items.stored import StoredItems
 from twotower_server.release import format as files
 from twotower_server.release.format import Manifest
 from twotower_server.release.progress import Progress
@@ -27,8 +27,6 @@ from twotower_server.release.vectors import open_vectors
 Verify = Literal["all", "sample", "none"]
 
 _SAMPLE = 10_000
-# What one batch may hold, so that vectors of many dimensions stay within Redis's buffers.
-_BATCH_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +55,12 @@ class ReleasePush:
         self._vectors = open_vectors(folder / files.VECTORS, self.manifest.items, self.manifest.dimension)
         self._sha256 = self.manifest.to_json()["sha256"]
         self._store = store
-        self._beginning = PLAIN if plain else keys.items(self.manifest.release)
+        beginning = PLAIN if plain else keys.items(self.manifest.release)
+        self._stored = StoredItems(store, self._catalog, beginning, self.manifest.dimension)
         # The plain keys hold one release after another, so they have one mark.
         self._mark = keys.pushed("" if plain else self.manifest.release)
         self._value_bytes = self.manifest.dimension * 4
-        self._batch = max(1, min(store.batch, _BATCH_BYTES // self._value_bytes))
-        self._order = self._rows_in_order()
+        self._order = self._stored.order()
 
     def run(self, progress: Progress, verify: Verify = "all") -> Pushed:
         """Writes what is not there, then compares. Raises StoreUnavailable and StoreRefused."""
@@ -70,15 +68,15 @@ class ReleasePush:
         done = resumed = self._items_done()
         progress.start("writing vectors", items)
         progress.advance(resumed)
-        for rows in self._batches(self._order[resumed:]):
-            self._store.write(dict(zip(self._keys(rows), self._values(rows), strict=True)))
+        for rows in self._stored.batches(self._order[resumed:]):
+            self._stored.write(rows, self._values(rows))
             done += len(rows)
             self._set_items_done(done)
             progress.advance(len(rows))
         compared = self._to_compare(verify)
         progress.start("comparing vectors", len(compared))
         repaired = 0
-        for rows in self._batches(compared):
+        for rows in self._stored.batches(compared):
             repaired += self._repair(rows)
             progress.advance(len(rows))
         return Pushed(self.manifest.release, items, items - resumed, resumed, len(compared), repaired)
@@ -97,14 +95,6 @@ class ReleasePush:
             progress.advance(len(keys))
         return found
 
-    def _rows_in_order(self) -> NDArray[np.int64]:
-        """All rows; for a Cluster by slot, so that a batch takes few commands."""
-        rows = np.arange(self.manifest.items)
-        if not self._store.is_cluster:
-            return rows
-        slots = [self._store.slots(self._keys(batch)) for batch in self._batches(rows)]
-        return np.argsort(np.concatenate(slots), kind="stable")
-
     def _to_compare(self, verify: Verify) -> NDArray[np.int64]:
         if verify == "none":
             return self._order[:0]
@@ -116,7 +106,7 @@ class ReleasePush:
         """Writes those of the rows again that are not what they should be; how many."""
         wrong = self._wrong(rows)
         if wrong.size:
-            self._store.write(dict(zip(self._keys(wrong), self._values(wrong), strict=True)))
+            self._stored.write(wrong, self._values(wrong))
             if self._wrong(wrong).size:
                 raise StoreRefused(
                     f"{self._store} loses what is written to it, or another program writes the same keys: "
@@ -125,18 +115,10 @@ class ReleasePush:
         return wrong.size
 
     def _wrong(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        wanted, found = self._values(rows), self._store.read(self._keys(rows))
+        wanted, found = self._values(rows), self._stored.read(rows)
         if wanted == found:
             return rows[:0]
         return rows[[value != other for value, other in zip(wanted, found, strict=True)]]
-
-    def _batches(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        for start in range(0, len(rows), self._batch):
-            yield rows[start : start + self._batch]
-
-    def _keys(self, rows: NDArray[np.int64]) -> list[str]:
-        beginning = self._beginning
-        return [beginning + item_id for item_id in self._catalog.item_ids(rows)]
 
     def _values(self, rows: NDArray[np.int64]) -> list[bytes]:
         """Vectors of rows: float32, little-endian."""

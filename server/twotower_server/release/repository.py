@@ -13,13 +13,13 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from twotower_server.config import ConfigError
 from twotower_server.errors import ExtraMissing, ReleaseRefused
 from twotower_server.release import durable
 from twotower_server.release.format import MANIFEST, Manifest, check_name
-from twotower_server.release.transfer import copy_files
+from twotower_server.release.transfer import Open, copy_files
 
 ACTIVE = "active"
 
@@ -42,11 +42,11 @@ class Repository(Protocol):
     def use(self, releases: Collection[str]) -> None:
         """Says which of the releases that `local` gave are still in use; copies of the others may go."""
 
-    def add(self, folder: Path, on_file: Callable[[], None]) -> None:
+    def add(self, folder: Path, on_file: Callable[[], None], without: Collection[str] = ()) -> None:
         """Copies a release from a folder of its name, each file checked; no release is there until it is whole.
 
-        on_file: called for each file that is copied. Raises ReleaseRefused when it is not what its manifest says, or
-        another release has its name. What is there already is left as it is.
+        on_file: called for each file. without: large files to leave out. Raises ReleaseRefused when it is not what its
+        manifest says, or another release has its name. What is there already is left as it is.
         """
 
     def delete(self, release: str) -> None:
@@ -95,12 +95,12 @@ class LocalRepository:
     def use(self, releases: Collection[str]) -> None:
         """Nothing was fetched, nothing goes."""
 
-    def add(self, folder: Path, on_file: Callable[[], None]) -> None:
+    def add(self, folder: Path, on_file: Callable[[], None], without: Collection[str] = ()) -> None:
         manifest = manifest_to_add(self, folder)
         if manifest is None:
             return
         with durable.new_folder(self.folder / manifest.release) as new:
-            copy_files(manifest, lambda name: (folder / name).open("rb"), lambda name: (new / name).open("wb"), on_file)
+            copy_files(manifest, opener(folder, "rb"), opener(new, "wb"), on_file, without)
             shutil.copyfile(folder / MANIFEST, new / MANIFEST)
 
     def delete(self, release: str) -> None:
@@ -179,6 +179,11 @@ def manifest_to_add(repository: Repository, folder: Path) -> Manifest | None:
     raise ReleaseRefused(
         f"{repository} has another release {manifest.release}; releases never change, build it under another name"
     )
+
+
+def opener(folder: Path, mode: Literal["rb", "wb"]) -> Open:
+    """Opens files of a release in a folder of this machine."""
+    return lambda name: (folder / name).open(mode)
 
 
 def no_release(release: str, names: Sequence[str]) -> ReleaseRefused:

@@ -1,4 +1,4 @@
-"""This machine's copies of releases that are kept elsewhere.
+"""This machine's copies of releases that are kept elsewhere, or that lack files there.
 
     <cache>/<hash of the manifest>/<release>/   the files, all of them
     <cache>/<hash of the manifest>/lock         locked, shared, by every process that uses them
@@ -39,14 +39,19 @@ class ReleaseCache:
         digest: str = manifest.to_json()["sha256"]
         return self._folder / digest[:16] / manifest.release
 
+    def keep(self, manifest: Manifest) -> Path:
+        """The copy of a release, absent or not; it is in use from now on."""
+        copy = self.copy_of(manifest)
+        self._lock(copy)
+        return copy
+
     def fetch(self, manifest: Manifest, write: Callable[[Path], None]) -> Path:
         """The copy of a release, made where it is absent; it is in use from now on.
 
         write: writes all its files into a new folder. Killed, it leaves nothing under the copy's name. When another
         process is making the copy, waits for that.
         """
-        copy = self.copy_of(manifest)
-        self._lock(copy)
+        copy = self.keep(manifest)
         while not copy.exists():
             try:
                 with durable.new_folder(copy) as new:

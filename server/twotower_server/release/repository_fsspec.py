@@ -17,7 +17,7 @@ import fsspec
 
 from twotower_server.errors import ReleaseRefused, TwoTowerError
 from twotower_server.release.format import MANIFEST, Manifest, check_name
-from twotower_server.release.repository import manifest_text, manifest_to_add, read_manifest
+from twotower_server.release.repository import manifest_text, manifest_to_add, opener, read_manifest
 from twotower_server.release.repository_cache import ReleaseCache
 from twotower_server.release.transfer import copy_files
 
@@ -50,7 +50,7 @@ class FsspecRepository:
 
         def write(folder: Path) -> None:
             with self._reaching():
-                copy_files(manifest, self._open(release, "rb"), lambda name: (folder / name).open("wb"))
+                copy_files(manifest, self._open(release, "rb"), opener(folder, "wb"))
             (folder / MANIFEST).write_text(text, "utf-8")
 
         return self._cache.fetch(manifest, write)
@@ -62,14 +62,14 @@ class FsspecRepository:
     def use(self, releases: Collection[str]) -> None:
         self._cache.use(releases)
 
-    def add(self, folder: Path, on_file: Callable[[], None]) -> None:
+    def add(self, folder: Path, on_file: Callable[[], None], without: Collection[str] = ()) -> None:
         manifest = manifest_to_add(self, folder)
         if manifest is None:
             return
         with self._reaching() as files:
             if not files.async_impl:
                 files.makedirs(self._path(manifest.release), exist_ok=True)
-            copy_files(manifest, lambda name: (folder / name).open("rb"), self._open(manifest.release, "wb"), on_file)
+            copy_files(manifest, opener(folder, "rb"), self._open(manifest.release, "wb"), on_file, without)
         self.write(f"{manifest.release}/{MANIFEST}", (folder / MANIFEST).read_text("utf-8"))
 
     def delete(self, release: str) -> None:

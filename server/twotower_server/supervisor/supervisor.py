@@ -17,6 +17,7 @@ from typing import Any
 from twotower_server.catalog.log import Log
 from twotower_server.config import Address, Config, ConfigError, flag
 from twotower_server.errors import Reason, Refused, ReleaseRefused, TwoTowerError
+from twotower_server.release.completion import Completion
 from twotower_server.release.fleet import Fleet
 from twotower_server.release.repository import Repository, open_repository
 from twotower_server.release.stamp import is_stamped
@@ -122,11 +123,12 @@ class Supervisor:
         self._stopping = False
         self._verifying = asyncio.Lock()
         self._answering: set[asyncio.Task[None]] = set()
+        self._completion = Completion(job.config)
         self._fleet = Fleet(repository, f"{socket.gethostname()}-{job.address.port}", job.config.follow_s)
         page = Page(job.folder / "page", create=True)
         Log(job.catalog, page).recover()
         self._board = Board(job.folder / "board", job.config.workers, create=True)
-        self._switch = Switch(job.config, self._fleet, job.folder, page, self._board, self._verify)
+        self._switch = Switch(job.config, self._fleet, job.folder, page, self._board, self._verify, self._completion)
 
     async def run(self, on_serving: Callable[[Serving], None]) -> bool:
         """As `serve`."""
@@ -259,14 +261,19 @@ class Supervisor:
             raise WorkerFailed(report.reason)
         return report.reason
 
-    async def _verify(self, folder: Path) -> None:
+    async def _verify(self, folder: Path) -> Path:
         """Has a release verified, unless this machine did so before and no file has changed since.
 
-        Raises ReleaseRefused with the reason.
+        Returns what to open: its folder, or that of its copy when it lacks large files. Raises ReleaseRefused with the
+        reason, and TwoTowerError.
         """
         async with self._verifying:
-            if await asyncio.to_thread(is_stamped, folder, self._config.data):
-                return
+            try:
+                place = await asyncio.to_thread(self._completion.keep, folder)
+            except ReleaseRefused as error:
+                raise ReleaseRefused(f"release {folder.name}: {error}") from None
+            if await asyncio.to_thread(is_stamped, place, self._config.data):
+                return place
             log.info("verifying release %s, once for this machine", folder.name)
             job = replace(self._job, name="verifier", release=folder)
             verifier = await self._start(VERIFIER, job)
@@ -280,7 +287,8 @@ class Supervisor:
         if report.event is Event.REFUSED:
             raise ReleaseRefused(f"release {folder.name}: {report.reason}")
         if report.event is Event.FAILED:
-            raise TwoTowerError(report.reason)
+            raise TwoTowerError(f"release {folder.name}: {report.reason}")
+        return place
 
     async def _start(self, entry: str, job: Job) -> Process:
         process = await Process.start(entry, job)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from twotower_server.config import Config
 from twotower_server.errors import Reason, Refused, TwoTowerError
+from twotower_server.release.completion import Completion
 from twotower_server.release.fleet import Fleet, Server, check_shares
 from twotower_server.supervisor.board import COLUMNS, Board
 from twotower_server.supervisor.generation import Generation, Loaded, refusal_path
@@ -67,15 +68,19 @@ class Switch:
         folder: Path,
         page: Page,
         board: Board,
-        verify: Callable[[Path], Awaitable[None]],
+        verify: Callable[[Path], Awaitable[Path]],
+        completion: Completion,
     ) -> None:
-        """folder: of the server. verify: raises ReleaseRefused when a release folder disagrees with itself."""
+        """folder: of the server. verify: returns the folder to open instead of a release's; raises ReleaseRefused when
+        it disagrees with itself. completion: where that folder may come from.
+        """
         self._config = config
         self._fleet = fleet
         self._folder = folder
         self._page = page
         self._board = board
         self._verify = verify
+        self._completion = completion
         self._lock = asyncio.Lock()
         self._generation: Generation | None = None
         self._number = 0
@@ -264,7 +269,9 @@ class Switch:
                 kept = {n: loaded for n, loaded in before.loaded.items() if n not in gone or n in _serving(before)}
                 await self._publish(replace(before, loaded=kept))
             log.info("retired %s", ", ".join(sorted(gone - kept.keys())))
-        self._fleet.repository.use({*self.generation.loaded, *self._loading})
+        in_use = {*self.generation.loaded, *self._loading}
+        self._fleet.repository.use(in_use)
+        self._completion.use(in_use)
 
     # ---- how
 
@@ -330,8 +337,7 @@ class Switch:
 
     async def _verified(self, release: str) -> Path:
         folder = await in_thread(self._fleet.repository.local, release)
-        await self._verify(folder)
-        return folder
+        return await self._verify(folder)
 
     def _loaded(self, release: str, folder: Path) -> Loaded:
         column = self._columns.pop(release, None)

@@ -1,5 +1,7 @@
 """The verifier process: reads a whole release once, so that workers can open it without doing so.
 
+What a release was copied without is loaded or built first.
+
 It runs niced and in bounded memory, and is what the kernel ends first when memory runs out: a release that is
 too large or broken ends this process, not one that serves.
 """
@@ -13,7 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-from twotower_server.errors import ReleaseRefused, TwoTowerError
+from twotower_server.config import ConfigError
+from twotower_server.errors import ReleaseRefused, StoreRefused, StoreUnavailable, TwoTowerError
+from twotower_server.release.completion import Completion
 from twotower_server.release.stamp import write_stamp
 from twotower_server.release.verify import Check, verify_release
 from twotower_server.supervisor.child import Parent
@@ -46,12 +50,19 @@ def be_modest(memory: int) -> None:
 
 def _verify(job: Job) -> Report:
     start = time.perf_counter()
-    folder = job.release
-    assert folder is not None
+    assert job.release is not None
     try:
+        folder = Completion(job.config).whole(job.release, _Stages())
         verify_release(folder, _passed)
     except ReleaseRefused as error:
         return Report(Event.REFUSED, str(error))
+    except (StoreUnavailable, StoreRefused, ConfigError) as error:
+        log.error("the vectors of release %s cannot be loaded: %s", job.release.name, error)
+        why = "does not answer" if isinstance(error, StoreUnavailable) else "cannot be used"
+        return Report(Event.FAILED, f"its vectors cannot be loaded: Redis {why}; the server's log says more")
+    except OSError as error:
+        log.error("release %s cannot be completed: %s", job.release.name, error)
+        return Report(Event.FAILED, f"it cannot be completed: {error.strerror}; the server's log says more")
     except MemoryError:
         return Report(Event.REFUSED, out_of_memory(job.config))
     try:
@@ -60,6 +71,16 @@ def _verify(job: Job) -> Report:
         return Report(Event.FAILED, str(error))
     log.info("release %s is sound (%.1f s)", folder.name, time.perf_counter() - start)
     return Report(Event.DONE)
+
+
+class _Stages:
+    """Tells the log how the completion goes."""
+
+    def start(self, stage: str, total: int | None) -> None:
+        log.info("completing: %s", stage)
+
+    def advance(self, units: int) -> None:
+        pass
 
 
 def _passed(check: Check) -> None:
