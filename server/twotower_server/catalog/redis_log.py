@@ -26,6 +26,7 @@ from pathlib import Path
 
 import redis
 
+from twotower_server.catalog.record import Mark
 from twotower_server.catalog.redis_node import Connection, RedisNode, Script, Unanswered
 from twotower_server.errors import StoreRefused, StoreUnavailable, TwoTowerError
 
@@ -127,14 +128,6 @@ class Diverged(TwoTowerError):
 
 class Behind(TwoTowerError):
     """What follows the mark is not in the log any more; the snapshot has all, and may be of another history."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """An entry of the log by what tells it from every other: its position and its token; (0, 0) = the beginning."""
-
-    position: int
-    token: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,25 +247,9 @@ class RedisLog:
         `size_bytes` together; else raises ValueError.
         """
         name = secrets.token_hex(8)
-        digest = hashlib.sha256()
-        sent = uploaded_bytes = 0
-        try:
-            for chunk in _cut(chunks):
-                digest.update(chunk)
-                uploaded_bytes += len(chunk)
-                sent += 1
-                self._node.ask("SET", self._chunk(name, sent - 1), chunk, "EX", _UPLOAD_S)
-            if uploaded_bytes != size_bytes:
-                raise ValueError(f"the snapshot has {uploaded_bytes} bytes instead of {size_bytes}")
-        except BaseException:
-            with suppress(StoreUnavailable, StoreRefused):
-                if sent:
-                    keys = [self._chunk(name, i) for i in range(sent)]
-                    self._node.ask("UNLINK", *keys)
-            raise
-        arguments = (mark.position, mark.token, name, sent, size_bytes, digest.hexdigest())
-        keys = [self._log, self._snapshot]
-        return bool(self._node.run(_PUBLISH, keys, *arguments))
+        sent, sha256 = self._upload(name, size_bytes, chunks)
+        arguments = (mark.position, mark.token, name, sent, size_bytes, sha256)
+        return bool(self._node.run(_PUBLISH, [self._log, self._snapshot], *arguments))
 
     def evicts(self) -> str:
         """The policy by which a full server would drop the log; "" = it never does."""
@@ -299,6 +276,26 @@ class RedisLog:
             return Entry(_position(entry_id), int(token), int(count), changes)
         except ValueError:
             raise StoreRefused(f"{self._log} of {self._node} holds something else than changes") from None
+
+    def _upload(self, name: str, size_bytes: int, pieces: Iterable[bytes]) -> tuple[int, str]:
+        """Writes chunks that vanish in a while; how many, and their SHA-256. Removes them if that fails."""
+        digest = hashlib.sha256()
+        keys: list[str] = []
+        uploaded_bytes = 0
+        try:
+            for chunk in _cut(pieces):
+                digest.update(chunk)
+                uploaded_bytes += len(chunk)
+                keys.append(self._chunk(name, len(keys)))
+                self._node.ask("SET", keys[-1], chunk, "EX", _UPLOAD_S)
+            if uploaded_bytes != size_bytes:
+                raise ValueError(f"the snapshot has {uploaded_bytes} bytes instead of {size_bytes}")
+        except BaseException:
+            if keys:
+                with suppress(StoreUnavailable, StoreRefused):
+                    self._node.ask("UNLINK", *keys)
+            raise
+        return len(keys), digest.hexdigest()
 
     def _chunk(self, name: str, i: int) -> str:
         return f"{self._snapshot}:{name}:{i}"

@@ -162,7 +162,7 @@ class RedisNode:
     def close(self) -> None:
         """A call that is under way ends as it would."""
         self._is_closed = True
-        for pool in self._pools.values():
+        for pool in list(self._pools.values()):
             pool.disconnect(inuse_connections=False)
 
     def _lose(self, node: _Address) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.redis.running import RedisCluster, RedisServer
-from twotower_server.catalog.redis_log import Entry, Mark, NotAppended, OutcomeUnknown, RedisLog
+from twotower_server.catalog.record import BEGINNING, Mark
+from twotower_server.catalog.redis_log import Entry, NotAppended, OutcomeUnknown, RedisLog
 
 PREFIX = "twotower:"
 LOG = "twotower:{catalog}:log"
 SNAPSHOT = "twotower:{catalog}:snapshot"
-START = Mark(0, 0)
 
 Redis = RedisServer | RedisCluster
 
@@ -38,7 +38,7 @@ def append_at_last(log: RedisLog) -> Entry:
             continue
 
 
-def everything(log: RedisLog, after: Mark = START, limit: int = 64) -> list[Entry]:
+def everything(log: RedisLog, after: Mark = BEGINNING, limit: int = 64) -> list[Entry]:
     """What follows a mark, read in steps."""
     entries: list[Entry] = []
     while step := log.read(entries[-1].mark if entries else after, limit):

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from redis.crc import key_slot
 
-from tests.catalog.redis.entries import LOG, START, OpenLog, append, append_at_last, everything, positions
+from tests.catalog.redis.entries import LOG, OpenLog, append, append_at_last, everything, positions
 from tests.redis.fixtures import StartRedis, StartRedisCluster
 from tests.redis.running import APPEND_ALWAYS, LOGIN, RedisCluster, RedisServer
 from tests.supervisor.running import PATIENCE_S, until
+from twotower_server.catalog.record import BEGINNING
 from twotower_server.catalog.redis_log import Diverged, Entry, NotAppended, OutcomeUnknown
 from twotower_server.errors import StoreRefused, StoreUnavailable
 
@@ -98,7 +99,7 @@ def test_an_append_that_gets_no_answer_has_an_unknown_outcome(start_redis: Start
         with pytest.raises(NotAppended, match=f"^no connection to Redis at 127.0.0.1:{server.port}"):
             append(log, b"d")
         with pytest.raises(StoreUnavailable):
-            log.read(START)
+            log.read(BEGINNING)
         goes_on()
         if changes == b"b":  # it comes late, and must not be taken for another's
             until(lambda: len(everything(patient)) == 2)
@@ -111,7 +112,7 @@ def test_an_append_that_gets_no_answer_has_an_unknown_outcome(start_redis: Start
 def test_a_wait_ends_when_the_server_does(redis_server: RedisServer, open_log: OpenLog) -> None:
     log = open_log(redis_server.url)
     with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(log.wait, START, PATIENCE_S)
+        waiting = thread.submit(log.wait, BEGINNING, PATIENCE_S)
         until(lambda: redis_server.client.info("clients")["blocked_clients"])
         redis_server.kill()
         with pytest.raises(StoreUnavailable):
@@ -125,7 +126,7 @@ def test_a_server_that_is_not_there_has_appended_nothing(redis_server: RedisServ
     for _ in range(2):
         with pytest.raises(NotAppended, match=f"^no connection to Redis at 127.0.0.1:{redis_server.port}"):
             append(log, b"b")
-    for call in (lambda: log.read(START), lambda: log.wait(START, 1.0), log.snapshot, log.evicts):
+    for call in (lambda: log.read(BEGINNING), lambda: log.wait(BEGINNING, 1.0), log.snapshot, log.evicts):
         with pytest.raises(StoreUnavailable):
             call()
     redis_server.start()

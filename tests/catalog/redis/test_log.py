@@ -14,7 +14,6 @@ from tests.catalog.redis.entries import (
     LOG,
     PREFIX,
     SNAPSHOT,
-    START,
     OpenLog,
     Redis,
     append,
@@ -24,7 +23,8 @@ from tests.catalog.redis.entries import (
 from tests.redis.fixtures import StartRedis
 from tests.redis.running import RedisCluster, RedisServer
 from tests.supervisor.running import PATIENCE_S, until
-from twotower_server.catalog.redis_log import LARGEST_BEYOND, Diverged, Mark, NotAppended, RedisLog
+from twotower_server.catalog.record import BEGINNING, Mark
+from twotower_server.catalog.redis_log import LARGEST_BEYOND, Diverged, NotAppended, RedisLog
 from twotower_server.errors import StoreRefused
 
 APPEND = Path(__file__).with_name("append_entries.py")
@@ -38,7 +38,7 @@ RIGHTS = (
 
 
 def test_what_was_appended_is_read_in_steps(log: RedisLog, redis: Redis) -> None:
-    assert log.read(START) == []
+    assert log.read(BEGINNING) == []
     entries = append(log, *(b"\x00\xff%d" % i for i in range(10)), count=3)
     assert positions(entries) == list(range(3, 33, 3))
     for limit in (1, 3, 64):
@@ -52,7 +52,7 @@ def test_an_answer_is_not_large(redis_server: RedisServer, open_log: OpenLog) ->
     log = open_log(redis_server.url)
     entries = append(log, *[bytes(3 * MIB)] * 3, bytes(9 * MIB), b"small")
     sizes = []
-    after = START
+    after = BEGINNING
     while step := log.read(after):
         sizes.append(len(step))
         after = step[-1].mark
@@ -106,7 +106,7 @@ def blocked(redis: Redis) -> int:
 
 
 def test_an_append_ends_a_wait(log: RedisLog, redis: Redis, open_log: OpenLog) -> None:
-    after = START
+    after = BEGINNING
     for _ in range(3):
         with ThreadPoolExecutor(1) as thread:
             waiting = thread.submit(log.wait, after, PATIENCE_S)
@@ -114,7 +114,7 @@ def test_an_append_ends_a_wait(log: RedisLog, redis: Redis, open_log: OpenLog) -
             after = append(open_log(redis.url), b"x")[0].mark
             assert waiting.result(PATIENCE_S)
     assert not log.wait(after, 0.1)
-    assert log.wait(START, PATIENCE_S)
+    assert log.wait(BEGINNING, PATIENCE_S)
 
 
 def test_another_history_ends_a_wait(log: RedisLog, redis: Redis) -> None:
@@ -132,7 +132,7 @@ def test_another_history_ends_a_wait(log: RedisLog, redis: Redis) -> None:
 def test_an_empty_redis_has_another_history(log: RedisLog, redis: Redis) -> None:
     old = append(log, b"a", b"b", b"c")
     redis.client.flushall()
-    assert log.read(START) == []
+    assert log.read(BEGINNING) == []
     for round_ in range(4):
         for entry in old:
             with pytest.raises(Diverged, match="another history of changes than this server at position"):
@@ -161,7 +161,7 @@ def test_what_somebody_else_wrote_is_refused(redis_server: RedisServer, open_log
         log.snapshot()
     redis_server.client.set(LOG, "text")
     with pytest.raises(StoreRefused, match="refuses: WRONGTYPE"):
-        log.read(START)
+        log.read(BEGINNING)
     with pytest.raises(NotAppended, match="refuses: WRONGTYPE"):
         append(log, b"b")
 
@@ -203,7 +203,7 @@ def test_many_threads_share_the_connections(redis_server: RedisServer, open_log:
     def work(_: int) -> None:
         for _ in range(20):
             append(log, b"x")
-            log.read(START)
+            log.read(BEGINNING)
         done.wait(PATIENCE_S)
 
     with ThreadPoolExecutor(8) as threads:

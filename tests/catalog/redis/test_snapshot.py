@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.catalog.redis.entries import LOG, SNAPSHOT, START, OpenLog, Redis, append, everything, keys
+from tests.catalog.redis.entries import LOG, SNAPSHOT, OpenLog, Redis, append, everything, keys
 from tests.redis.running import RedisServer
+from twotower_server.catalog.record import BEGINNING
 from twotower_server.catalog.redis_log import Behind, RedisLog
 from twotower_server.errors import StoreUnavailable
 
@@ -41,7 +42,7 @@ def test_a_snapshot_is_read_as_it_was_published(log: RedisLog, redis: Redis) -> 
 
         assert everything(log, entries[at].mark) == entries[at + 1 :]
         assert everything(log, entries[280].mark) == entries[281:]
-        for after in (START, entries[0].mark, entries[at - 1].mark):
+        for after in (BEGINNING, entries[0].mark, entries[at - 1].mark):
             with pytest.raises(Behind, match=f"no longer has the changes after position {after.position} one by one"):
                 log.read(after)
     assert append(log, b"next")[0].position == 301
@@ -55,7 +56,7 @@ def test_a_log_that_lost_its_beginning_and_its_snapshot_is_not_taken_for_whole(
     assert log.publish_snapshot(entries[1].mark, 1, [b"s"])
     redis_server.client.delete(SNAPSHOT)
     with pytest.raises(Behind):
-        log.read(START)
+        log.read(BEGINNING)
     assert log.read(entries[1].mark) == entries[2:]
     # Whoever has it all can mend it.
     assert log.publish_snapshot(entries[1].mark, 1, [b"s"])
@@ -67,7 +68,7 @@ def test_a_snapshot_of_another_history_or_an_older_one_is_not_taken(log: RedisLo
     redis.client.flushall()
     assert not log.publish_snapshot(old[2].mark, 3, [b"old"])
     entries = append(log, *[b"new"] * 4)
-    for mark in (START, old[2].mark, old[4].mark):
+    for mark in (BEGINNING, old[2].mark, old[4].mark):
         assert not log.publish_snapshot(mark, 3, [b"old"])
     assert keys(redis.client) == [LOG]
 
