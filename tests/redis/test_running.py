@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import redis
 
 from tests.redis.fixtures import StartRedis, StartRedisCluster
 from tests.redis.running import APPEND_ALWAYS, LOGIN, NO_RETRY, RedisCluster, RedisServer
-from tests.supervisor.running import until
+from tests.redis.slowing import Slowing
+from tests.supervisor.running import PATIENCE_S, until
 
 
 def test_the_server_is_new_enough_and_empty(redis_server: RedisServer) -> None:
@@ -23,6 +26,35 @@ def test_a_killed_server_comes_back_with_what_it_appended(start_redis: StartRedi
         server.client.get("key")
     server.start()
     assert server.client.get("key") == b"\xff"
+
+
+def test_a_server_that_was_stopped_comes_back(start_redis: StartRedis) -> None:
+    server = start_redis(*APPEND_ALWAYS)
+    server.client.set("key", b"\xff")
+    server.stop()
+    with pytest.raises(redis.ConnectionError):
+        server.client.get("key")
+    server.start()
+    assert server.client.get("key") == b"\xff"
+
+
+def test_a_slow_way_passes_everything_on_late(redis_server: RedisServer) -> None:
+    with (
+        Slowing(redis_server.port) as way,
+        redis.Redis.from_url(way.url, retry=NO_RETRY) as client,
+        redis.Redis.from_url(way.url, socket_timeout=0.1, retry=NO_RETRY) as hasty,
+    ):
+        client.set("key", "value")
+        way.delay(0.2, 0.2)
+        with pytest.raises(redis.TimeoutError):
+            hasty.get("key")
+        way.delay(0.0, 0.001, piece_bytes=3)
+        assert client.get("key") == b"value"
+        way.delay(60.0, 60.0)
+        with ThreadPoolExecutor(1) as thread:
+            waiting = thread.submit(client.get, "key")
+            way.hurry()
+            assert waiting.result(PATIENCE_S) == b"value"
 
 
 def test_a_paused_server_says_nothing_until_it_is_resumed(redis_server: RedisServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -115,6 +116,8 @@ class Load:
 
     target: str
     expected: Mapping[str, Expected]
+    caller: Callable[[int], v1.User] = caller  # whom a call is for: a user with the features of this number
+    deadline_s: float | None = None  # of every call
     kills: bool = False  # a worker may be killed: connections to it break, which is all that a caller may see of it
     pins: list[str] = field(default_factory=list)  # releases that calls may pin
     observed: list[Observed] = field(default_factory=list)
@@ -138,8 +141,12 @@ class Load:
 
     async def _call(self, number: int) -> None:
         order = random.Random(number)
+        options: list[tuple[str, Any]] = [*OWN_CONNECTION]
+        if self.deadline_s is not None:
+            config = {"methodConfig": [{"name": [{}], "timeout": f"{self.deadline_s}s"}]}
+            options.append(("grpc.service_config", json.dumps(config)))
         while True:
-            async with grpc.aio.insecure_channel(self.target, options=OWN_CONNECTION) as channel:
+            async with grpc.aio.insecure_channel(self.target, options=options) as channel:
                 stub: Any = v1.TwoTowerServiceStub(channel)
                 for _ in range(_FLOWS_A_CONNECTION):
                     try:
@@ -159,7 +166,8 @@ class Load:
     # ---- flows: what is asked next depends on what was answered before
 
     async def _embed_then_score(self, stub: Any, number: int) -> None:
-        embedded, expected = await self._observe(stub.GetUserEmbedding, v1.GetUserEmbeddingRequest(user=caller(number)))
+        request = v1.GetUserEmbeddingRequest(user=self.caller(number))
+        embedded, expected = await self._observe(stub.GetUserEmbedding, request)
         _same(embedded.embedding.release, expected.release)
         expected.check_vector("GetUserEmbedding", embedded.embedding.values, expected.users[number])
         answer = await stub.Score(v1.ScoreRequest(embedding=embedded.embedding, item_ids=IDS))
@@ -167,21 +175,23 @@ class Load:
         expected.check_scores("Score by embedding", answer, expected.users[number])
 
     async def _embed_then_recommend(self, stub: Any, number: int) -> None:
-        embedded, expected = await self._observe(stub.GetUserEmbedding, v1.GetUserEmbeddingRequest(user=caller(number)))
-        request = v1.RecommendRequest(
-            embedding=embedded.embedding,
-            k=5,
-            filter=IN_STOCK,
-            include_embeddings=True,
-            return_attributes=["title"],
+        request = v1.GetUserEmbeddingRequest(user=self.caller(number))
+        embedded, expected = await self._observe(stub.GetUserEmbedding, request)
+        recommended = await stub.Recommend(
+            v1.RecommendRequest(
+                embedding=embedded.embedding,
+                k=5,
+                filter=IN_STOCK,
+                include_embeddings=True,
+                return_attributes=["title"],
+            )
         )
-        answer = await stub.Recommend(request)
-        _same(answer.release, expected.release)
-        expected.check_items("Recommend by embedding", answer.items, expected.users[number])
+        _same(recommended.release, expected.release)
+        expected.check_items("Recommend by embedding", recommended.items, expected.users[number])
 
     async def _recommend_then_score(self, stub: Any, number: int) -> None:
         request = v1.RecommendRequest(
-            user=caller(number), k=5, filter=IN_STOCK, include_embeddings=True, return_attributes=["title"]
+            user=self.caller(number), k=5, filter=IN_STOCK, include_embeddings=True, return_attributes=["title"]
         )
         answer, expected = await self._observe(stub.Recommend, request)
         _same(answer.user_embedding.release, expected.release)
@@ -195,12 +205,12 @@ class Load:
         expected.check_scores("Score of what was recommended", again, expected.users[number], expected.vectors[rows])
 
     async def _score(self, stub: Any, number: int) -> None:
-        request = v1.ScoreRequest(user=caller(number), item_ids=IDS)
+        request = v1.ScoreRequest(user=self.caller(number), item_ids=IDS)
         answer, expected = await self._observe(stub.Score, request)
         expected.check_scores("Score", answer, expected.users[number])
 
     async def _score_features(self, stub: Any, number: int) -> None:
-        request = v1.ScoreRequest(user=caller(number), items=[item(ITEM)] * 5)
+        request = v1.ScoreRequest(user=self.caller(number), items=[item(ITEM)] * 5)
         answer, expected = await self._observe(stub.Score, request)
         expected.check_scores(
             "Score of features", answer, expected.users[number], np.array([expected.item] * 5, np.float32)
@@ -208,7 +218,8 @@ class Load:
 
     async def _batches(self, stub: Any, number: int) -> None:
         numbers, pins = [(number + i) % USERS for i in range(6)], tuple(self.pins)
-        request = v1.BatchGetUserEmbeddingsRequest(users=[caller(n) for n in numbers])
+        users = [self.caller(n) for n in numbers]
+        request = v1.BatchGetUserEmbeddingsRequest(users=users)
         sent = time.monotonic()
         batch = await stub.BatchGetUserEmbeddings(request)
         (release,) = batch.releases
@@ -220,8 +231,8 @@ class Load:
             )
         # Entries by vector, by features and by a pin, of one release and the other.
         entries = [v1.ScoreRequest(embedding=embedding, item_ids=IDS) for embedding in batch.embeddings[:3]]
-        entries += [v1.ScoreRequest(user=caller(n), item_ids=IDS) for n in numbers[3:]]
-        entries += [v1.ScoreRequest(user=caller(n), item_ids=IDS, release=name) for n in numbers[:2] for name in pins]
+        entries += [v1.ScoreRequest(user=user, item_ids=IDS) for user in users[3:]]
+        entries += [v1.ScoreRequest(user=user, item_ids=IDS, release=name) for user in users[:2] for name in pins]
         sent = time.monotonic()
         answer = await stub.BatchScore(v1.BatchScoreRequest(requests=entries))
         answered = time.monotonic()
