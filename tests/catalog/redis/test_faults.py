@@ -22,7 +22,8 @@ SLOT = key_slot(LOG.encode())
 
 def replica_of(primary: RedisServer, start_redis: StartRedis) -> RedisServer:
     replica = start_redis(f"replicaof 127.0.0.1 {primary.port}")
-    until(lambda: primary.client.wait(1, 100))
+    # It follows only when something written has come to it: a WAIT without a write is content with less.
+    until(lambda: primary.client.set("probe", "") and primary.client.wait(1, 100))
     return replica
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import pytest
 
 from tests.catalog.redis.entries import LOG, SNAPSHOT, OpenLog, Redis, append, everything, keys
 from tests.redis.running import RedisServer
-from twotower_server.catalog.record import BEGINNING
-from twotower_server.catalog.redis_log import Behind, RedisLog
+from twotower_server.catalog.record import BEGINNING, Mark
+from twotower_server.catalog.redis_log import Behind, Diverged, RedisLog
 from twotower_server.errors import StoreUnavailable
 
 MIB = 1 << 20
@@ -28,8 +29,7 @@ def test_a_snapshot_is_read_as_it_was_published(log: RedisLog, redis: Redis) -> 
         (250, 3 * MIB, 2 * MIB),
         (251, 7, 7),
     ):
-        content = b"twotower"[: size_bytes % 8] + bytes(range(256)) * (size_bytes // 256)
-        content = content[:size_bytes]
+        content = random.Random(at).randbytes(size_bytes)
         assert log.publish_snapshot(entries[at].mark, size_bytes, pieces(content, piece_bytes))
         found = log.snapshot()
         assert found is not None
@@ -45,6 +45,9 @@ def test_a_snapshot_is_read_as_it_was_published(log: RedisLog, redis: Redis) -> 
         for after in (BEGINNING, entries[0].mark, entries[at - 1].mark):
             with pytest.raises(Behind, match=f"no longer has the changes after position {after.position} one by one"):
                 log.read(after)
+        for lost in (Mark(entries[at].position + 1, 1), Mark(301, 1)):
+            with pytest.raises(Diverged):
+                log.read(lost)
     assert append(log, b"next")[0].position == 301
 
 
