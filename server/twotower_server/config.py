@@ -219,6 +219,14 @@ class Config:
         default=3,
         metadata=_meta("copies of releases to keep in the data folder beside those in use", _count(0), "N"),
     )
+    compact_changes: int = field(
+        default=10_000,
+        metadata=_meta(
+            "compact item changes when so many wait, or a twentieth of the items where that is more; 0 = never",
+            _count(0),
+            "N",
+        ),
+    )
     grace_s: float = field(
         default=20.0,
         metadata=_meta("when stopped, let calls in flight finish for this long", _seconds, "SECONDS"),
@@ -250,6 +258,18 @@ class Config:
             _count(1_024, _MAX_MESSAGE_BYTES),
             "N",
         ),
+    )
+    item_store: str = field(
+        default="files",
+        metadata=_meta(
+            "vectors of releases copied without them: files, loaded from Redis once; redis, read from there by each call",
+            _choice("files", "redis"),
+            "KIND",
+        ),
+    )
+    item_store_budget_ms: int = field(
+        default=10,
+        metadata=_meta("with --item-store redis: how long a call waits for vectors of items", _count(1, 10_000), "MS"),
     )
     user_cache: str = field(
         default="off",
@@ -311,7 +331,10 @@ class Config:
         if self.user_cache_redis and (self.redis is None or self.user_cache == "off"):
             lacking = "redis: --redis URL names it" if self.redis is None else "a cache: --user-cache ttl makes it"
             raise ConfigError(f"user_cache_redis is set without {lacking}")
-        if self.user_cache_redis and self.redis_ca is not None and not str(self.redis).startswith("rediss://"):
+        if self.item_store == "redis" and self.redis is None:
+            raise ConfigError("item_store is redis without redis: --redis URL names it")
+        asks_redis = self.user_cache_redis or self.item_store == "redis"
+        if asks_redis and self.redis_ca is not None and not str(self.redis).startswith("rediss://"):
             raise ConfigError("redis_ca needs a redis that begins with rediss://")
 
     @property

@@ -15,6 +15,7 @@ import pytest
 
 from tests.supervisor.running import PATIENCE_S
 from twotower_server.app import open_release
+from twotower_server.catalog.log import Log
 from twotower_server.config import Config
 from twotower_server.errors import Reason, Refused, ReleaseRefused, TwoTowerError
 from twotower_server.release.completion import Completion
@@ -40,12 +41,17 @@ class Bench:
         self.config = config
         self.folder = folder
         self.page = Page(folder / "page", create=True)
+        catalog = folder.with_name(f"catalog-{name}")
+        catalog.mkdir()
+        changes = Log(catalog, self.page)
+        changes.recover()
         self.board = Board(folder / "board", config.workers, create=True)
         assert isinstance(config.releases, Path)
         self.fleet = Fleet(LocalRepository(config.releases), name, config.follow_s)
-        self.switch = Switch(config, self.fleet, folder, self.page, self.board, self.verify, Completion(config))
+        completion = Completion(config)
+        self.switch = Switch(config, self.fleet, folder, self.page, changes, self.board, self.verify, completion)
         self.followers = [
-            Follower(folder, folder, Page(folder / "page"), row, partial(open_release, config))
+            Follower(folder, catalog, Page(folder / "page"), row, partial(open_release, config))
             for row in self.board.rows
         ]
         self.broken: dict[str, Exception] = {}
@@ -173,7 +179,8 @@ async def test_when_the_pointer_cannot_be_moved_nothing_has_changed(
 
 async def test_a_worker_that_cannot_open_it_keeps_all_of_them_on_what_serves(own: Path) -> None:
     async with bench(own, workers=2) as server:
-        server.followers[1]._open_release = lambda folder: open_badly()
+        for history in server.followers[1]._histories.values():
+            history._open_release = lambda folder: open_badly()
 
         def open_badly() -> Any:
             raise MemoryError

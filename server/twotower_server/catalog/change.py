@@ -18,6 +18,7 @@ class Change:
     vector:     a ready vector instead, for `release` alone.
     attributes: all that the item has then.
     sequence:   the caller's own number: a change older than the last one of the item is ignored; 0 = none.
+    partial:    some release could not take it, which has the item as it was before.
     """
 
     item_id: str
@@ -27,6 +28,7 @@ class Change:
     release: str = ""
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
     sequence: int = 0
+    partial: bool = False
 
     @property
     def deletes(self) -> bool:
@@ -44,6 +46,8 @@ class Change:
             values["attributes"] = dict(self.attributes)
         if self.sequence:
             values["sequence"] = self.sequence
+        if self.partial:
+            values["partial"] = True
         return values
 
     @classmethod
@@ -61,4 +65,5 @@ class Change:
             values.get("release", ""),
             values.get("attributes", {}),
             values.get("sequence", 0),
+            values.get("partial", False),
         )

@@ -107,15 +107,27 @@ class Log:
     """One process's view of the log. Methods wait for the disk."""
 
     def __init__(self, catalog: Path, end: LogEnd) -> None:
-        self._catalog = catalog
+        self.catalog = catalog
         self._end = end
 
     @property
     def end(self) -> End:
         return End.of(self._end.log_end)
 
+    @property
+    def prefix(self) -> Prefix:
+        """Of the log that counts. Raises LogDamaged."""
+        return Prefix.load(self.folder(self.end.number))
+
+    @property
+    def mark(self) -> Mark:
+        """Of the last record. Raises OSError."""
+        end = self.end
+        with (self.folder(end.number) / CHANGES).open("rb") as file:
+            return last_mark(file, end.size_bytes)
+
     def folder(self, number: int) -> Path:
-        return self._catalog / str(number)
+        return self.catalog / str(number)
 
     def recover(self) -> None:
         """Finds the end in the files, once, before anybody else looks.
@@ -124,14 +136,12 @@ class Log:
         that were acknowledged cannot be read, TwoTowerError when the files cannot be used at all.
         """
         try:
-            numbers = [int(path.parent.name) for path in self._catalog.glob(f"[0-9]*/{CHANGES}")]
+            numbers = [int(path.parent.name) for path in self.catalog.glob(f"[0-9]*/{CHANGES}")]
             number = max(numbers, default=1)
             self.remove_others(number)
             self._end.log_end = End(number, self._recovered(self.folder(number))).word
         except OSError as error:
-            raise TwoTowerError(
-                f"the log of item changes in {self._catalog} cannot be used: {error.strerror}"
-            ) from None
+            raise TwoTowerError(f"the log of item changes in {self.catalog} cannot be used: {error.strerror}") from None
 
     def append(self, changes: Sequence[Change], beyond: int = 0) -> int:
         """Appends changes; returns the last one's position. They are then on the disk, and every process sees them.
@@ -153,7 +163,7 @@ class Log:
             end = self.end
             if (self.folder(end.number + 1) / CHANGES).exists():
                 # Whoever took that over was killed before it said so; a server that starts now begins there.
-                raise OSError(f"{self._catalog}: the log {end.number} counts no more")
+                raise OSError(f"{self.catalog}: the log {end.number} counts no more")
             with (self.folder(end.number) / CHANGES).open("r+b") as file:
                 if file.seek(0, os.SEEK_END) < end.size_bytes:
                     raise OSError(f"{file.name} was cut by somebody else")
@@ -161,7 +171,7 @@ class Log:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        with (self._catalog / _LOCK).open("w") as lock:
+        with (self.catalog / _LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -186,7 +196,7 @@ class Log:
         try:
             os.rename(folder / f"~{CHANGES}", folder / CHANGES)
             _fsync(folder)
-            _fsync(self._catalog)
+            _fsync(self.catalog)
         except OSError:
             (folder / CHANGES).unlink(missing_ok=True)
             raise
@@ -194,7 +204,7 @@ class Log:
 
     def remove_others(self, number: int) -> None:
         """Removes the folders of all numbers but one."""
-        for folder in self._catalog.glob("[0-9]*"):
+        for folder in self.catalog.glob("[0-9]*"):
             if folder.name != str(number):
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -209,7 +219,7 @@ class Log:
             if begin != FORMAT:  # it is new, or whoever began it was killed
                 _begin(file)
                 _fsync(folder)
-                _fsync(self._catalog)
+                _fsync(self.catalog)
             size = file.seek(0, os.SEEK_END)
             end = max((record.end for record in read_records(file, len(FORMAT), size)), default=len(FORMAT))
             if end < Prefix.load(folder).size_bytes or (end < size and holds_record(file, end + 1)):

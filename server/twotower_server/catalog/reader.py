@@ -19,7 +19,7 @@ _BATCH = 1024
 class Reader:
     """Reads the log in the folder of one number. Its file stays open, to be read to the end when its name is gone.
 
-    offset: up to which everything was given, in bytes.
+    offset: up to which everything was given, in bytes. sequences: the greatest of every item that has one, up to there.
     """
 
     def __init__(self, catalog: Path, number: int, *, prefix: bool = True) -> None:
@@ -28,7 +28,7 @@ class Reader:
         self._catalog = catalog
         self._open(number)
         self.offset = len(FORMAT) if prefix else compacted.size_bytes
-        self._sequences = dict(compacted.sequences)
+        self.sequences = dict(compacted.sequences)
         self._compacted_bytes = compacted.size_bytes  # up to here nothing is stale
 
     @classmethod
@@ -37,7 +37,7 @@ class Reader:
         compacted = Prefix.load(catalog / str(number))
         reader = cls(catalog, compacted.source)
         reader.offset = reader._compacted_bytes = compacted.source_bytes
-        reader._sequences = dict(compacted.sequences)
+        reader.sequences = dict(compacted.sequences)
         return reader
 
     def read(self, to_bytes: int) -> Iterator[list[Change]]:
@@ -72,13 +72,13 @@ class Reader:
 
     def _moved(self, offset: int, sequences: Mapping[str, int]) -> None:
         self.offset = offset
-        self._sequences.update(sequences)
+        self.sequences.update(sequences)
 
     def _fresh(self, record: Record, sequences: dict[str, int]) -> Iterator[Change]:
         """The changes of a record that are not stale. sequences: of this batch; they count before those known."""
         for change in record.changes:
             if change.sequence and record.end > self._compacted_bytes:
-                if change.sequence < max(self._sequences.get(change.item_id, 0), sequences.get(change.item_id, 0)):
+                if change.sequence < max(self.sequences.get(change.item_id, 0), sequences.get(change.item_id, 0)):
                     continue
                 sequences[change.item_id] = change.sequence
             yield change

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class CatalogEngine:
             elif why:
                 refused[i] = _named(why, alone=len(why) < len(answer))
             if len(why) < len(answer):
-                logged.append(change)
+                logged.append(replace(change, partial=bool(why)))
         return await self._log(logged), refused
 
     async def delete(self, item_ids: Sequence[str]) -> tuple[int, list[int]]:

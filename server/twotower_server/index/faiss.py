@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from twotower_server.errors import ReleaseRefused
 from twotower_server.index.base import IndexEntry, ItemIds
+from twotower_server.index.codes import CodesIndex
 from twotower_server.index.exact import EXACT_ITEMS, ExactIndex
 from twotower_server.index.ivf import IvfSq8Index
 from twotower_server.index.recall import Truth
@@ -83,11 +84,12 @@ def refill_index(source: Path, vectors: NDArray[np.float32], path: Path) -> None
 
 
 def open_index(
-    path: Path, vectors: NDArray[np.float32], entry: IndexEntry, item_ids: ItemIds
-) -> ExactIndex | IvfSq8Index:
+    path: Path, vectors: NDArray[np.float32], entry: IndexEntry, item_ids: ItemIds, items: int | None = None
+) -> ExactIndex | IvfSq8Index | CodesIndex:
     """Maps an index; its memory is shared by all processes that map it.
 
-    vectors: those it was built from. item_ids: names rows, so that ties are settled by item id.
+    vectors: those it was built from, or [0, dimension] of `items` that are not on this machine: then codes alone are
+    searched. item_ids: names rows, so that ties are settled by item id.
     Raises ReleaseRefused when the file does not fit the vectors or the manifest's entry.
     """
     try:
@@ -103,11 +105,17 @@ def open_index(
     if entry.kind != "ivf_sq8" or not isinstance(index, faiss.IndexIVFScalarQuantizer):
         raise ReleaseRefused(f"{path.name} is no index of kind {entry.kind!r}")
     probes = entry.parameters.get("probes")
-    if index.ntotal != len(vectors):
-        raise ReleaseRefused(f"{path.name} holds {index.ntotal} vectors, the release {len(vectors)}")
+    items = len(vectors) if items is None else items
+    if index.ntotal != items:
+        raise ReleaseRefused(f"{path.name} holds {index.ntotal} vectors, the release {items}")
     if isinstance(probes, bool) or not isinstance(probes, int) or not 1 <= probes <= index.nlist:
         raise ReleaseRefused(f"the index's probes must be a whole number from 1 to {index.nlist}, not {probes!r}")
-    return IvfSq8Index(index, vectors, probes, item_ids)
+    return IvfSq8Index(index, vectors, probes, item_ids) if len(vectors) else CodesIndex(index, probes)
+
+
+def lists_for(items: int) -> int:
+    """How many inverted lists a catalog gets."""
+    return max(1, min(round(4 * math.sqrt(items)), items // _TRAINING_VECTORS_A_LIST))
 
 
 def _write(index: Any, path: Path) -> None:
@@ -118,7 +126,7 @@ def _write(index: Any, path: Path) -> None:
 
 def _train(vectors: NDArray[np.float32]) -> Any:
     items, dimension = vectors.shape
-    lists = max(1, min(round(4 * math.sqrt(items)), items // _TRAINING_VECTORS_A_LIST))
+    lists = lists_for(items)
     index = faiss.IndexIVFScalarQuantizer(
         faiss.IndexFlatIP(dimension),
         dimension,

@@ -38,7 +38,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """Rows that belong together. hidden: bool [rows], None = none is."""
+    """Rows that belong together. hidden: bool [rows], None = none is.
+
+    vectors: float32 [rows, dimension]; [0, dimension] when they stay in Redis.
+    """
 
     catalog: Catalog
     keys: KeyTable
@@ -48,6 +51,11 @@ class Segment:
 
     def __len__(self) -> int:
         return len(self.catalog)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether its vectors stay in Redis."""
+        return len(self.vectors) < len(self.catalog)
 
     @property
     def live(self) -> int:
@@ -120,6 +128,11 @@ class Items:
         # Nothing has changed: as most calls find it, so nothing is done by parts.
         self._base = segments[0] if len(segments) == 1 and segments[0].hidden is None else None
 
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether these are the items that the release was built with."""
+        return self._base is not None
+
     def __len__(self) -> int:
         return sum(segment.live for segment in self.segments)
 
@@ -150,7 +163,7 @@ class Items:
             return self._base.vectors.take(rows, 0)
         # Zeros, not any bytes: similarities of what is absent are computed, too, and must not overflow.
         found = np.zeros((len(rows), self.segments[0].vectors.shape[1]), np.float32)
-        for segment, at, local in self._parts(rows):
+        for segment, at, local in self.parts(rows):
             found[at] = segment.vectors.take(local, 0)
         return found
 
@@ -164,7 +177,7 @@ class Items:
         if self._base is not None:
             return self._base.catalog.item_ids(rows)
         ids = [""] * len(rows)
-        for segment, at, local in self._parts(rows):
+        for segment, at, local in self.parts(rows):
             for i, id in zip(at.tolist(), segment.catalog.item_ids(local), strict=True):
                 ids[i] = id
         return ids
@@ -174,7 +187,7 @@ class Items:
         if self._base is not None:
             return self._base.catalog.attributes(rows, names)
         found: list[dict[str, AttributeValue]] = [{} for _ in rows]
-        for segment, at, local in self._parts(rows):
+        for segment, at, local in self.parts(rows):
             for i, values in zip(at.tolist(), segment.catalog.attributes(local, names), strict=True):
                 found[i] = values
         return found
@@ -215,7 +228,7 @@ class Items:
             others[-2:] = [Segment.of([*others[-2].items(), *others[-1].items()], kinds)]
         return Items((base, *others))
 
-    def _parts(self, rows: NDArray[np.int64]) -> list[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
+    def parts(self, rows: NDArray[np.int64]) -> list[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:
         """Segments with rows, the places of these, and the rows inside; a row of -1 belongs to none."""
         which = np.searchsorted(self._starts, rows, "right") - 1
         parts = []

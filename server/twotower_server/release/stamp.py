@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twotower_server.errors import TwoTowerError
 from twotower_server.release import durable
-from twotower_server.release.format import FILES, MANIFEST
+from twotower_server.release.format import FILES, MANIFEST, lacking
 
 
 def is_stamped(release: Path, data: Path) -> bool:
@@ -31,6 +31,11 @@ def write_stamp(release: Path, data: Path) -> None:
         raise TwoTowerError(f"cannot write to {data}: {error.strerror}; name another folder by --data") from error
 
 
+def remove_stamp(release: Path, data: Path) -> None:
+    """Forgets that a folder was verified which is there no more."""
+    _path(release, data).unlink(missing_ok=True)
+
+
 def _path(release: Path, data: Path) -> Path:
     place = hashlib.sha256(str(release.resolve()).encode()).hexdigest()[:16]
     return data / "verified" / f"{release.name}-{place}.json"
@@ -39,7 +44,9 @@ def _path(release: Path, data: Path) -> Path:
 def _identity(release: Path) -> dict[str, object]:
     """What cannot stay equal when a file changes: the manifest's hash; inode, size and mtime of the others."""
     files = {}
+    lacks = lacking(release)
     for name in FILES:
-        stat = (release / name).stat()
-        files[name] = [stat.st_ino, stat.st_size, stat.st_mtime_ns]
+        if name not in lacks:
+            stat = (release / name).stat()
+            files[name] = [stat.st_ino, stat.st_size, stat.st_mtime_ns]
     return {"manifest": hashlib.sha256((release / MANIFEST).read_bytes()).hexdigest(), "files": files}

@@ -7,6 +7,7 @@ process → supervisor   a Report when it is ready or cannot be; a Question when
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +30,7 @@ class Job:
     catalog: folder of the log of changes.
     slot:    a worker's row on the board.
     release: folder of the release to verify; None for workers, which look at the page.
+    bases:   folders of the releases to compact, or of their bases. log_end: of the changes to compact.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Job:
     catalog: Path
     slot: int = 0
     release: Path | None = None
+    bases: Sequence[Path] = ()
+    log_end: int = 0
 
     def to_line(self) -> bytes:
         values = {
@@ -48,6 +52,8 @@ class Job:
             "catalog": str(self.catalog),
             "slot": self.slot,
             "release": self.release and str(self.release),
+            "bases": [str(folder) for folder in self.bases],
+            "log_end": self.log_end,
         }
         return _line(values)
 
@@ -62,6 +68,8 @@ class Job:
             Path(values["catalog"]),
             values["slot"],
             values["release"] and Path(values["release"]),
+            [Path(folder) for folder in values["bases"]],
+            values["log_end"],
         )
 
 

@@ -8,13 +8,13 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from twotower_server.catalog.log import Log
+from twotower_server.catalog.log import End, Log
 from twotower_server.config import Address, Config, ConfigError, flag
 from twotower_server.errors import Reason, Refused, ReleaseRefused, TwoTowerError
 from twotower_server.release.completion import Completion
@@ -22,6 +22,7 @@ from twotower_server.release.fleet import Fleet
 from twotower_server.release.repository import Repository, open_repository
 from twotower_server.release.stamp import is_stamped
 from twotower_server.supervisor.board import Board
+from twotower_server.supervisor.compaction import Compaction
 from twotower_server.supervisor.errors import NoRelease, WorkerFailed
 from twotower_server.supervisor.folder import catalog_folder, server_folder
 from twotower_server.supervisor.job import Answer, Event, Job, Question, Report
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 WORKER = "twotower_server.app:run_worker"
 VERIFIER = "twotower_server.supervisor.verifier:run"
+COMPACTOR = "twotower_server.supervisor.compactor:run"
 
 # A worker that served this long had a sound start: what ends it later is no crash loop.
 _SOUND_S = 30.0
@@ -126,9 +128,13 @@ class Supervisor:
         self._completion = Completion(job.config)
         self._fleet = Fleet(repository, f"{socket.gethostname()}-{job.address.port}", job.config.follow_s)
         page = Page(job.folder / "page", create=True)
-        Log(job.catalog, page).recover()
+        changes = Log(job.catalog, page)
+        changes.recover()
         self._board = Board(job.folder / "board", job.config.workers, create=True)
-        self._switch = Switch(job.config, self._fleet, job.folder, page, self._board, self._verify, self._completion)
+        self._switch = Switch(
+            job.config, self._fleet, job.folder, page, changes, self._board, self._verify, self._completion
+        )
+        self._compaction = Compaction(job.config, changes, self._switch, self._compact)
 
     async def run(self, on_serving: Callable[[Serving], None]) -> bool:
         """As `serve`."""
@@ -155,7 +161,8 @@ class Supervisor:
             self._keep(slot, on_serving) for slot in range(self._config.workers)
         ]
         tasks = [
-            asyncio.create_task(coroutine) for coroutine in (*keeping, self._switch.follow(), self._switch.report())
+            asyncio.create_task(coroutine)
+            for coroutine in (*keeping, self._switch.follow(), self._switch.report(), self._compaction.run())
         ]
         try:
             await asyncio.gather(*tasks)
@@ -289,6 +296,16 @@ class Supervisor:
         if report.event is Event.FAILED:
             raise TwoTowerError(f"release {folder.name}: {report.reason}")
         return place
+
+    async def _compact(self, end: End, folders: Sequence[Path]) -> None:
+        """As `Compaction` wants it."""
+        job = replace(self._job, name="compactor", bases=folders, log_end=end.word)
+        compactor = await self._start(COMPACTOR, job)
+        report = await compactor.says()
+        why = await compactor.ended()
+        self._processes.discard(compactor)
+        if not isinstance(report, Report) or report.event is not Event.DONE:
+            raise TwoTowerError(report.reason if isinstance(report, Report) else f"the compactor {why}")
 
     async def _start(self, entry: str, job: Job) -> Process:
         process = await Process.start(entry, job)

@@ -17,12 +17,16 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from twotower_server.catalog.log import Log
 from twotower_server.config import Config
 from twotower_server.errors import Reason, Refused, TwoTowerError
+from twotower_server.release.base import base_folder
 from twotower_server.release.completion import Completion
 from twotower_server.release.fleet import Fleet, Server, check_shares
+from twotower_server.release.stamp import is_stamped, remove_stamp
 from twotower_server.supervisor.board import COLUMNS, Board
 from twotower_server.supervisor.generation import Generation, Loaded, refusal_path
 from twotower_server.supervisor.page import Page
@@ -67,6 +71,7 @@ class Switch:
         fleet: Fleet,
         folder: Path,
         page: Page,
+        changes: Log,
         board: Board,
         verify: Callable[[Path], Awaitable[Path]],
         completion: Completion,
@@ -78,6 +83,7 @@ class Switch:
         self._fleet = fleet
         self._folder = folder
         self._page = page
+        self._changes = changes
         self._board = board
         self._verify = verify
         self._completion = completion
@@ -86,6 +92,7 @@ class Switch:
         self._number = 0
         self._columns: dict[str, int] = {}  # by release, in the order of their loading
         self._loading: dict[str, asyncio.Task[None]] = {}
+        self._places: dict[str, Path] = {}  # of verified releases, without changes
         self._refused: dict[str, _Refusal] = {}
         self._announced: set[str] = set()
         self._named: set[str] = set()  # by the repository: announced, active or in the split
@@ -104,7 +111,8 @@ class Switch:
     async def start(self, active: str) -> None:
         """Makes the first generation, before there are workers. Raises ReleaseRefused."""
         folder = await self._verified(active)
-        generation = Generation(1, active, {active: self._loaded(active, folder)})
+        number = self._changes.end.number
+        generation = Generation(1, active, {active: self._loaded(active, folder)}, log=number)
         shares = await in_thread(self._fleet.shares, active)
         try:
             others = {name: self._loaded(name, await self._verified(name)) for name in shares if name != active}
@@ -180,6 +188,34 @@ class Switch:
             log.info("split the traffic: %s", kept or f"all to {before.active}")
         return kept or {before.active: 1.0}
 
+    # ---- what became of the log of changes
+
+    async def compacted(self, number: int) -> None:
+        """Serves changes from the log of the next number, which was made from this one, and releases from its bases.
+
+        Raises Refused and OSError; nothing has changed then.
+        """
+        async with self._lock:
+            before = self.generation
+            loaded = {
+                name: replace(entry, folder=str(self._based(self._places[name], number)))
+                for name, entry in before.loaded.items()
+            }
+            await self._publish(replace(before, loaded=loaded, log=number), partial(self._take_over, number))
+        await in_thread(self._forget_bases, {entry.folder for entry in before.loaded.values()})
+        await in_thread(self._changes.remove_others, number)
+
+    def _take_over(self, number: int) -> None:
+        # Nobody may be told of a change in the new log before every call sees it.
+        with self._changes.locked():
+            self._changes.take_over(number)
+            self._page.current = self._number
+
+    def _forget_bases(self, folders: set[str]) -> None:
+        for folder in map(Path, folders):
+            if folder not in self._places.values():
+                remove_stamp(folder, self._config.data)
+
     # ---- what the pointer in the releases folder and time ask for
 
     async def follow(self) -> None:
@@ -187,9 +223,9 @@ class Switch:
         try:
             while True:
                 await _wait(self._follow_now, self._config.follow_s)
-                with self._failing("the releases folder cannot be followed"):
+                with self.failing("the releases folder cannot be followed"):
                     await self._look()
-                with self._failing("old releases cannot be closed"):
+                with self.failing("old releases cannot be closed"):
                     await self._retire()
         finally:
             for loading in self._loading.values():
@@ -204,12 +240,12 @@ class Switch:
             now = self.generation
             refused = {name: why.reason for name, why in self._refused.items() if name not in self._loading}
             if any(row.healthy for row in self._board.rows):
-                with self._failing("the releases folder cannot be written"):
+                with self.failing("the releases folder cannot be written"):
                     await in_thread(self._fleet.report, now.active, now.shares, list(now.loaded), refused)
             await _wait(self._report_now, self._config.follow_s)
 
     @contextmanager
-    def _failing(self, failure: str) -> Iterator[None]:
+    def failing(self, failure: str) -> Iterator[None]:
         """Goes on, and logs, whatever fails. failure: what that means, for `degraded`."""
         try:
             yield
@@ -286,9 +322,10 @@ class Switch:
     async def _load(self, release: str) -> None:
         """Fetches, verifies and opens; a refusal is kept for `states`."""
         try:
-            loaded = self._loaded(release, await self._verified(release))
+            folder = await self._verified(release)
             async with self._lock:
                 before = self.generation
+                loaded = self._loaded(release, folder)
                 await self._publish(replace(before, loaded={**before.loaded, release: loaded}))
             self._refused.pop(release, None)
             log.info("loaded release %s", release)
@@ -337,7 +374,15 @@ class Switch:
 
     async def _verified(self, release: str) -> Path:
         folder = await in_thread(self._fleet.repository.local, release)
-        return await self._verify(folder)
+        self._places[release] = place = await self._verify(folder)
+        return place
+
+    def _based(self, folder: Path, log_number: int) -> Path:
+        """The base of a release for the log of a number; without one its folder."""
+        if not any(self._changes.folder(log_number).glob(f"*/{folder.name}")):
+            return folder
+        base = base_folder(self._changes.catalog, log_number, folder)
+        return base if is_stamped(base, self._config.data) else folder
 
     def _loaded(self, release: str, folder: Path) -> Loaded:
         column = self._columns.pop(release, None)
@@ -349,7 +394,7 @@ class Switch:
             for row in self._board.rows:
                 row.forget(column)
         self._columns[release] = column
-        return Loaded(str(folder), column)
+        return Loaded(str(self._based(folder, self._changes.end.number)), column)
 
     async def _publish(self, generation: Generation, commit: Callable[[], object] = lambda: None) -> None:
         """Steps 1 to 3. The lock is held. Raises Refused when a worker cannot follow; nothing has changed then."""
