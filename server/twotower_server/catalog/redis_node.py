@@ -215,7 +215,8 @@ class RedisNode:
         try:
             yield Connection(connection, is_asking)
         except BaseException as error:
-            connection.disconnect()  # an answer may be on its way
+            if not isinstance(error, redis.ResponseError):
+                connection.disconnect()  # an answer may be on its way
             if isinstance(error, AskError) or not isinstance(error, redis.RedisError):
                 raise
             raise _store_error(error, node, is_sent=True) from None

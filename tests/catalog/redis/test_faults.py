@@ -288,3 +288,5 @@ def test_the_log_is_followed_when_its_slot_moves(start_redis_cluster: StartRedis
     entries += append(log, b"after its slot moved")
     assert everything(log) == everything(open_log(source.url)) == entries
     assert target.client.xlen(LOG) == 4
+    # It was redirected once, and then knew.
+    assert source.client.info("errorstats")["errorstat_MOVED"]["count"] == 1
