@@ -13,6 +13,7 @@ from twotower_server.catalog.compact import compact_log
 from twotower_server.catalog.log import End
 from twotower_server.errors import TwoTowerError
 from twotower_server.release.base import base_folder, write_base
+from twotower_server.release.format import VECTORS, lacking
 from twotower_server.release.snapshot import Snapshot
 from twotower_server.release.stamp import write_stamp
 from twotower_server.release.verify import verify_release
@@ -47,6 +48,8 @@ def _compact(job: Job) -> None:
     history = History(job.catalog, end.number, Snapshot.open)
     history.catch_up(end)
     for folder in job.bases:
+        if VECTORS in lacking(folder):  # they stay in Redis
+            continue
         base = base_folder(job.catalog, number, folder)
         snapshot, _ = history.open(folder, end.number)
         if write_base(snapshot, folder, base, prefix.mark.position):
