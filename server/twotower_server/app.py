@@ -11,6 +11,7 @@ import time
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -22,6 +23,7 @@ from twotower_server.config import Config
 from twotower_server.engine.change import CatalogEngine
 from twotower_server.engine.engine import Engine
 from twotower_server.engine.limits import Limits
+from twotower_server.engine.stored import StoredVectors
 from twotower_server.errors import ReleaseRefused
 from twotower_server.release.format import GOLDEN
 from twotower_server.release.golden import Golden
@@ -37,6 +39,9 @@ from twotower_server.supervisor.child import Parent
 from twotower_server.supervisor.follower import Follower
 from twotower_server.supervisor.job import Event, Job, Report
 from twotower_server.supervisor.page import Page
+
+if TYPE_CHECKING:  # redis-py takes 9 MB of each worker
+    from twotower_server.items.redis_vectors import RedisVectors
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +77,11 @@ async def _serve(job: Job, parent: Parent) -> None:
         if cache is not None:
             await cache.start()
             started.push_async_callback(cache.close)
-        engine = Engine(follower, limits(config), cache)
+        vectors = open_item_store(config)
+        if vectors is not None:
+            await vectors.start()
+            started.push_async_callback(vectors.close)
+        engine = Engine(follower, limits(config), cache, None if vectors is None else StoredVectors(vectors))
         started.callback(engine.close)
         try:
             credentials = server_credentials(config.tls_certificate, config.tls_key)
@@ -121,12 +130,23 @@ def open_user_cache(config: Config) -> UserCache | None:
     return UserCache(policy, memory, redis)
 
 
+def open_item_store(config: Config) -> RedisVectors | None:
+    """What reads vectors of items from Redis; None when they are in files."""
+    if config.item_store == "files":
+        return None
+    from twotower_server.items.redis_vectors import RedisVectors  # as above
+
+    assert config.redis is not None, "Config does not take an item store in Redis without"
+    return RedisVectors(config.redis, config.redis_ca, config.redis_prefix, config.item_store_budget_ms)
+
+
 def open_release(config: Config, folder: Path) -> Snapshot:
     """Opens and warms up a release that this machine has verified. Raises ReleaseRefused."""
     start = time.perf_counter()
     if not is_stamped(folder, config.data):
         raise ReleaseRefused("its files have changed since they were verified")
-    snapshot = Snapshot.open(folder, strict_features=config.strict_features)
+    stored = config.item_store == "redis"
+    snapshot = Snapshot.open(folder, strict_features=config.strict_features, stored=stored)
     warm_up(snapshot, Golden.load(folder / GOLDEN))
     elapsed_s = time.perf_counter() - start
     log.info("opened release %s: %d items (%.2f s)", snapshot.release, snapshot.manifest.items, elapsed_s)

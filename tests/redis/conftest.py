@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from tests.conftest import Command
+from tests.conftest import ATTRIBUTES, Command
 from tests.model_folder import item_table
 from twotower_server.items.catalog import Catalog
 from twotower_server.release.build import Recipe, build_release
@@ -28,6 +28,16 @@ def large(releases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("large")
     pq.write_table(item_table(LARGE_ITEMS), folder / "items.parquet")
     build_release(Recipe("large", releases.parent / "model-dot", folder / "items.parquet"), folder, activate=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def walked(releases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the release `walked`, whose index has lists. Do not change it."""
+    folder = tmp_path_factory.mktemp("walked")
+    pq.write_table(item_table(LARGE_ITEMS), folder / "items.parquet")
+    model, table = releases.parent / "model-dot", folder / "items.parquet"
+    build_release(Recipe("walked", model, table, attributes=ATTRIBUTES, index="ivf_sq8"), folder, activate=True)
     return folder
 
 

@@ -12,12 +12,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import ITEMS, Command, Running
-from tests.model_folder import item_table
-from tests.redis.conftest import LARGE_ITEMS, Items, vectors_of
+from tests.redis.conftest import Items, vectors_of
 from tests.redis.running import RedisCluster, RedisServer
 from tests.redis.stalling import Stalling
 from tests.reliability.serving import Own, connected
@@ -26,22 +24,11 @@ from tests.supervisor.running import PATIENCE_S, Server
 from twotower import v1
 from twotower_server.cli.exit_code import ExitCode
 from twotower_server.index.faiss import build_index
-from twotower_server.release.build import Recipe, build_release
 from twotower_server.release.format import FILES, INDEX, MANIFEST, VECTORS, Manifest
 from twotower_server.release.golden import Golden
 
 Release = Callable[..., tuple[int, str, str]]
 Start = Callable[..., Own]
-
-
-@pytest.fixture(scope="session")
-def walked(releases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the release `walked`, whose index has lists. Do not change it."""
-    folder = tmp_path_factory.mktemp("walked")
-    pq.write_table(item_table(LARGE_ITEMS), folder / "items.parquet")
-    recipe = Recipe("walked", releases.parent / "model-dot", folder / "items.parquet", index="ivf_sq8")
-    build_release(recipe, folder, activate=True)
-    return folder
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import argparse
 import datetime
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +19,7 @@ from twotower_server.cli.release_arguments import (
     add_command,
     add_data,
     add_json,
+    add_option,
     add_optional_name,
     add_redis,
     share,
@@ -30,6 +32,7 @@ from twotower_server.index.faiss import Kind
 from twotower_server.items.attribute import AttributeSpec
 from twotower_server.items.catalog import Catalog
 from twotower_server.release.build import Recipe, build_release
+from twotower_server.release.complete import read_stored
 from twotower_server.release.fleet import Fleet
 from twotower_server.release.format import ITEMS, SCHEMA, Manifest
 from twotower_server.release.repository import read_manifest
@@ -139,6 +142,7 @@ def add_parser(subparsers: Any) -> None:
     verify = add_command(commands, "verify", _verify, "verify a release", _VERIFY)
     add_optional_name(verify)
     add_redis(verify)
+    add_option(verify, "item_store", "redis: the vectors stay in Redis, of which a sample is verified (default: files)")
     add_data(verify)
     add_json(verify)
 
@@ -210,7 +214,8 @@ def _verify(task: Task) -> ExitCode:
     try:
         with ProgressBars() as bars:
             folder = task.whole(name, bars)
-        verify_release(folder, passed)
+        stored = partial(read_stored, task.config) if task.config.item_store == "redis" else None
+        verify_release(folder, passed, read_stored=stored)
     except ReleaseRefused as error:
         refusal = str(error)
     release_output.show_verdict(name, checks, refusal, as_json=as_json)

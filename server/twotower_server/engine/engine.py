@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from twotower_server.engine.model import (
 )
 from twotower_server.engine.route import Releases, ReleaseSource
 from twotower_server.engine.search import search
+from twotower_server.engine.stored import StoredVectors
 from twotower_server.engine.users import UserVectors
 from twotower_server.errors import Reason, Refused
 from twotower_server.index.similarity import similarities
@@ -47,6 +49,7 @@ _ATTRIBUTE_BYTES = 24
 _ENTRIES_A_TURN = 8
 
 Query = UserRow | GivenEmbedding
+Result = TypeVar("Result")
 
 # Stands in a batch's list until its entry is served or refused.
 _UNSERVED = Refused(Reason.INTERNAL, "an entry of the batch was passed over")
@@ -75,11 +78,20 @@ class ScoreEntry:
 class Engine:
     """Serves the loaded releases. One a worker; its methods are called on the event loop."""
 
-    def __init__(self, source: ReleaseSource, limits: Limits, cache: UserCache | None = None) -> None:
-        """cache: of user vectors; None = each is computed."""
+    def __init__(
+        self,
+        source: ReleaseSource,
+        limits: Limits,
+        cache: UserCache | None = None,
+        stored: StoredVectors | None = None,
+    ) -> None:
+        """cache: of user vectors; None = each is computed. stored: vectors of items that stay in Redis; None = no
+        release that was opened without them will be served.
+        """
         self._source = source
         self.limits = limits
         self._cache = cache
+        self._stored = stored
         self._user_vectors = UserVectors(limits, cache)
         self._threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="search")
 
@@ -94,7 +106,8 @@ class Engine:
     @property
     def degraded(self) -> list[str]:
         """What of this worker does not work as it should, one sentence each."""
-        return [self._cache.degraded] if self._cache is not None and self._cache.degraded else []
+        parts = [part.degraded for part in (self._cache, self._stored) if part is not None]
+        return [sentence for sentence in parts if sentence]
 
     async def embed_user(self, user: UserRow, release: str = "", cache_mode: int = CacheMode.UNSPECIFIED) -> UserVector:
         """The vector of one user."""
@@ -122,11 +135,12 @@ class Engine:
             arms.append(Arm(indices, vectors))
         return arms
 
-    def item_vector(self, item_id: str, release: str = "") -> ItemVector:
+    async def item_vector(self, item_id: str, release: str = "") -> ItemVector:
         """The stored vector of one item. Raises ITEM_NOT_FOUND."""
         snapshot = self.releases.route(release)
         row = self._row(snapshot, item_id)
-        return ItemVector(snapshot.items.vectors(row)[0], snapshot.release, Source.STORED)
+        vectors = await self._item_vectors(snapshot, row)
+        return ItemVector(vectors[0], snapshot.release, Source.STORED)
 
     def embed_item(self, item: ItemRow, release: str = "") -> ItemVector:
         """The vector of one item, computed from its features."""
@@ -143,7 +157,7 @@ class Engine:
             return Vectors(values, snapshot.release, refused)
         rows = _rows(snapshot, items)
         missing = np.flatnonzero(rows < 0)
-        values = snapshot.items.vectors(rows)
+        values = await self._item_vectors(snapshot, rows)
         values[missing] = 0.0
         return Vectors(values, snapshot.release, missing=missing.tolist())
 
@@ -199,7 +213,7 @@ class Engine:
         snapshot = self.releases.route(release, embedding_release=given)
         self._check_selection(snapshot, selection)
         if isinstance(query, str):
-            values = snapshot.items.vectors(self._row(snapshot, query))[0]
+            values = (await self._item_vectors(snapshot, self._row(snapshot, query)))[0]
             return await self._search(snapshot, values, selection, exclude=query)
         if isinstance(query, GivenEmbedding):
             return await self._search(snapshot, _given(snapshot, query), selection)
@@ -245,7 +259,10 @@ class Engine:
         else:
             refused = {}
             rows = _rows(snapshot, candidates)
-            found = snapshot.items.similarities(rows, user.values)
+            if snapshot.is_stored:
+                found = similarities(await self._item_vectors(snapshot, rows), None, user.values)
+            else:
+                found = snapshot.items.similarities(rows, user.values)
             failed = np.flatnonzero(rows < 0)
             missing = failed.tolist()
         if missing and entry.require_all:
@@ -265,11 +282,25 @@ class Engine:
         exclude: str = "",
         user: UserVector | None = None,
     ) -> Found:
+        if snapshot.is_stored:
+            return await self._of_store().search(snapshot, query, selection, exclude, user, self._in_thread)
         nearest = selection.k + len(selection.exclude_ids) + len(selection.exclude_keys)
         if selection.filter is None and snapshot.items.is_brief(nearest):
             return search(snapshot, query, selection, exclude, user)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, search, snapshot, query, selection, exclude, user)
+        return await self._in_thread(search, snapshot, query, selection, exclude, user)
+
+    def _in_thread(self, function: Callable[..., Result], *args: object) -> asyncio.Future[Result]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    async def _item_vectors(self, snapshot: Snapshot, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors of rows: float32 [n, dimension]; of no meaning where a row is -1. Raises STORE_UNAVAILABLE."""
+        if snapshot.is_stored:
+            return await self._of_store().vectors(snapshot, rows)
+        return snapshot.items.vectors(rows)
+
+    def _of_store(self) -> StoredVectors:
+        assert self._stored is not None, "a release without vectors was opened without a store of them"
+        return self._stored
 
     def _row(self, snapshot: Snapshot, item_id: str) -> NDArray[np.int64]:
         self.limits.check_id(item_id, "item_id")

@@ -25,20 +25,34 @@ def search(
     thread: a snapshot never changes.
     """
     items = snapshot.items
-    excluded = _excluded(items, selection, exclude)
+    excluded = excluded_rows(items, selection, exclude)
     rows, similarities = items.search(query, selection.k, excluded, selection.filter)
+    vectors = items.vectors(rows) if selection.embeddings else None
+    return found(snapshot, rows, similarities, vectors, selection, user)
+
+
+def found(
+    snapshot: Snapshot,
+    rows: NDArray[np.int64],
+    similarities: NDArray[np.float32],
+    vectors: NDArray[np.float32] | None,
+    selection: Selection,
+    user: UserVector | None,
+) -> Found:
+    """What a caller gets of the rows of a search. vectors: of the rows; they may be None unless asked for."""
+    items = snapshot.items
     return Found(
         item_ids=items.item_ids(rows),
         scores=scores(similarities, snapshot.manifest.calibration),
         similarities=similarities,
         release=snapshot.release,
-        embeddings=items.vectors(rows) if selection.embeddings else None,
+        embeddings=vectors if selection.embeddings else None,
         attributes=items.attributes(rows, selection.attributes) if selection.attributes else None,
         user=user,
     )
 
 
-def _excluded(items: Items, selection: Selection, exclude: str) -> NDArray[np.int64] | None:
+def excluded_rows(items: Items, selection: Selection, exclude: str) -> NDArray[np.int64] | None:
     """Rows to leave out, ascending and distinct; ids that the catalog lacks exclude nothing."""
     ids = [*selection.exclude_ids, exclude] if exclude else selection.exclude_ids
     if not ids and not len(selection.exclude_keys):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twotower_server.config import Config
 from twotower_server.errors import ReleaseRefused
@@ -34,6 +35,14 @@ def complete(manifest: Manifest, folder: Path, config: Config, progress: Progres
             _load_vectors(manifest, folder, store, RedisKeys(config.redis_prefix), progress)
     if INDEX in lacks:
         _build_index(manifest, folder, progress)
+
+
+def read_stored(config: Config, manifest: Manifest, catalog: Catalog, rows: NDArray[np.int64]) -> list[bytes | None]:
+    """What Redis has of some rows, at most a thousand. Raises StoreUnavailable, StoreRefused, ConfigError."""
+    assert config.redis is not None, "item_store is redis, which Config does not take without"
+    with RedisStore(config.redis, config.redis_ca) as store:
+        keys = RedisKeys(config.redis_prefix).items(manifest.release)
+        return StoredItems(store, catalog, keys, manifest.dimension).read(rows)
 
 
 def _load_vectors(manifest: Manifest, folder: Path, store: RedisStore, keys: RedisKeys, progress: Progress) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from twotower_server.config import Config
-from twotower_server.release.format import FILES, MANIFEST, Manifest, lacking
+from twotower_server.release.format import FILES, MANIFEST, VECTORS, Manifest, lacking
 from twotower_server.release.progress import Progress, Silent
 from twotower_server.release.repository import opener
 from twotower_server.release.repository_cache import ReleaseCache
@@ -17,10 +17,11 @@ from twotower_server.release.transfer import copy_files
 class Completion:
     """Completes releases: vectors come from Redis, an index is built, which may take minutes.
 
-    A release that lacks nothing is used where it is.
+    A release that lacks nothing is used where it is, and so is one whose vectors are to stay in Redis.
     """
 
     def __init__(self, config: Config) -> None:
+        """config.item_store: `redis` = vectors stay there, where the index can do without them."""
         self._config = config
         self._cache = ReleaseCache(config.data / "loaded", config.keep_fetched)
 
@@ -29,11 +30,11 @@ class Completion:
 
         Raises ReleaseRefused.
         """
-        return self._cache.copy_of(Manifest.load(folder)) if lacking(folder) else folder
+        return self._cache.copy_of(Manifest.load(folder)) if self._is_completed(folder) else folder
 
     def keep(self, folder: Path) -> Path:
         """As `place`; what is there, or will be, stays until `use` leaves it out."""
-        return self._cache.keep(Manifest.load(folder)) if lacking(folder) else folder
+        return self._cache.keep(Manifest.load(folder)) if self._is_completed(folder) else folder
 
     def whole(self, folder: Path, progress: Progress | None = None) -> Path:
         """As `keep`; the copy is made now where it is absent. Killed, this leaves nothing under the copy's name.
@@ -41,7 +42,7 @@ class Completion:
         Raises ReleaseRefused when Redis lacks vectors of the release, or has others, StoreUnavailable, StoreRefused,
         ConfigError and OSError.
         """
-        if not lacking(folder):
+        if not self._is_completed(folder):
             return folder
         hears = progress or Silent()
         manifest = Manifest.load(folder)
@@ -59,3 +60,11 @@ class Completion:
     def use(self, releases: Collection[str]) -> None:
         """Frees the copies of all other releases."""
         self._cache.use(releases)
+
+    def _is_completed(self, folder: Path) -> bool:
+        """Whether a whole copy is used instead of a release's folder."""
+        lacks = lacking(folder)
+        if self._config.item_store == "redis" and lacks == [VECTORS]:
+            # Without lists every vector would be read for every search. Such catalogs are small.
+            return Manifest.load(folder).index.kind == "exact"
+        return bool(lacks)

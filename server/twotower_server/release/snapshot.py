@@ -27,7 +27,8 @@ class Snapshot:
     """One release, ready to serve.
 
     catalog, keys, vectors, index: of the release as it was built; vectors: float32 [items, dimension],
-    memory-mapped, row i is row i of the catalog; unit length when cosine. items: the same with the changes since.
+    memory-mapped, row i is row i of the catalog; unit length when cosine; [0, dimension] when they stay in Redis.
+    items: the same with the changes since.
     """
 
     manifest: Manifest
@@ -46,11 +47,17 @@ class Snapshot:
     def release(self) -> str:
         return self.manifest.release
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether the vectors of the release stay in Redis."""
+        return not len(self.vectors)
+
     @classmethod
-    def open(cls, folder: Path, *, strict_features: bool = False) -> Snapshot:
+    def open(cls, folder: Path, *, strict_features: bool = False, stored: bool = False) -> Snapshot:
         """Opens a release that was verified before (`stamp.is_stamped`); checks shapes only.
 
-        strict_features: refuse feature names that the schema lacks. Raises ReleaseRefused.
+        strict_features: refuse feature names that the schema lacks. stored: the folder may lack the vectors, which stay
+        in Redis then. Raises ReleaseRefused.
         """
         manifest = Manifest.load(folder)
         schema = Schema.load(folder / files.SCHEMA)
@@ -62,11 +69,14 @@ class Snapshot:
                     f"{tower.name} gives {tower.dimension} dimensions, {files.MANIFEST} says {manifest.dimension}"
                 )
         catalog = Catalog.open(folder / files.ITEMS)
-        vectors = open_vectors(folder / files.VECTORS, manifest.items, manifest.dimension)
+        if stored and files.VECTORS in files.lacking(folder):
+            vectors = np.empty((0, manifest.dimension), np.float32)
+        else:
+            vectors = open_vectors(folder / files.VECTORS, manifest.items, manifest.dimension)
         if len(catalog) != manifest.items:
             raise ReleaseRefused(f"{files.ITEMS} has {len(catalog)} rows, {files.MANIFEST} says {manifest.items}")
         keys = KeyTable(catalog.keys)
-        index = open_index(folder / files.INDEX, vectors, manifest.index, catalog.item_ids)
+        index = open_index(folder / files.INDEX, vectors, manifest.index, catalog.item_ids, manifest.items)
         return cls(
             manifest,
             schema,

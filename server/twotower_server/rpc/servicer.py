@@ -55,7 +55,7 @@ class TwoTowerServicer:
         if convert.exactly_one({"item_id": request.item_id, "item": request.HasField("item")}) == "item":
             item = self._engine.embed_item(request.item, request.release)
         else:
-            item = self._engine.item_vector(request.item_id, request.release)
+            item = await self._engine.item_vector(request.item_id, request.release)
         return v1.GetItemEmbeddingResponse(
             embedding=convert.embedding(item.values, item.release),
             release=item.release,

@@ -13,10 +13,12 @@ import os
 import resource
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from twotower_server.config import ConfigError
 from twotower_server.errors import ReleaseRefused, StoreRefused, StoreUnavailable, TwoTowerError
+from twotower_server.release.complete import read_stored
 from twotower_server.release.completion import Completion
 from twotower_server.release.stamp import write_stamp
 from twotower_server.release.verify import Check, verify_release
@@ -53,7 +55,8 @@ def _verify(job: Job) -> Report:
     assert job.release is not None
     try:
         folder = Completion(job.config).whole(job.release, _Stages())
-        verify_release(folder, _passed)
+        stored = partial(read_stored, job.config) if job.config.item_store == "redis" else None
+        verify_release(folder, _passed, read_stored=stored)
     except ReleaseRefused as error:
         return Report(Event.REFUSED, str(error))
     except (StoreUnavailable, StoreRefused, ConfigError) as error:
