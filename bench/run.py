@@ -23,15 +23,13 @@ from typing import Any
 
 import faiss
 import numpy as np
-from google.protobuf.descriptor import FileDescriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from bench import load
 from bench.dataset import ensure_release, users
-from bench.server import SERVICE
 from twotower import v1
 from twotower_server.cli.progress import ProgressBars
 from twotower_server.features.schema import Schema
@@ -44,7 +42,6 @@ FOLDER = ROOT / ".twotower" / "bench"
 BATCH = 64
 CANDIDATES = 500
 K = 100
-PROTOSET = "twotower.binpb"
 _SAMPLES = 64  # different requests of a case, sent in turn
 # Faiss replaces constructors when it is imported; its type information shows the old ones.
 _SearchParametersIVF: Any = faiss.SearchParametersIVF
@@ -131,15 +128,12 @@ def write_requests(folder: Path, items: int, fingerprint: int) -> list[Case]:
         "Score.keys": [v1.ScoreRequest(user=rows[i], item_keys=item_keys(ids[i]).tolist()) for i in samples],
         "Recommend.top": [v1.RecommendRequest(user=rows[i], k=K) for i in samples],
     }
-    (folder / PROTOSET).write_bytes(_described(v1.TWOTOWER_SERVICE_FILE).SerializeToString())
     cases = []
     for name, messages in requests.items():
         rpc = name.partition(".")[0]
-        serialized = [message.SerializeToString() for message in messages]
-        (folder / f"{name}.bin").write_bytes(serialized[0])
+        (folder / f"{name}.bin").write_bytes(messages[0].SerializeToString())
         file = folder / f"{name}.ghz"
-        # ghz takes two braces, which may stand in any bytes, for the start of a template.
-        file.write_bytes(b"".join(_counted(content) for content in serialized if b"{{" not in content))
+        load.write_requests(file, messages)
         # One search occupies a core: more in flight would measure the queue.
         concurrency = 1 if rpc == "Recommend" else 16
         cases += [Case(name, rpc, file, concurrency, echo) for echo in (True, False)]
@@ -164,20 +158,13 @@ def measure(
 
 
 def _run(server: Server, case: Case, seconds: float) -> None:
-    command = [os.environ.get("GHZ", "ghz"), "--insecure", "--protoset", str(case.requests.with_name(PROTOSET))]
-    command += ["--call", f"{SERVICE}.{case.rpc}"]
-    command += ["--binary-file", str(case.requests), "--concurrency", str(case.concurrency)]
-    command += ["--connections", str(min(case.concurrency, 8)), "--duration", f"{seconds}s"]
-    command += ["--duration-stop", "wait", "--format", "json"]
-    command += [f"localhost:{server.echo if case.echo else server.service}"]
     before = server.cpu_s()
-    done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    port = server.echo if case.echo else server.service
+    done = load.call(f"localhost:{port}", case.rpc, case.requests, concurrency=case.concurrency, seconds=seconds)
     cpu_s = server.cpu_s() - before
-    if done["statusCodeDistribution"].keys() != {"OK"}:
-        sys.exit(f"{case.name} failed: {done['statusCodeDistribution']} {done['errorDistribution']}")
-    case.calls_s.append(done["rps"])
-    case.latency_ms.append(next(p["latency"] for p in done["latencyDistribution"] if p["percentage"] == 50) / 1e6)
-    case.cpu_us.append(cpu_s / done["count"] * 1e6)
+    case.calls_s.append(done.calls_s)
+    case.latency_ms.append(done.p50_ms)
+    case.cpu_us.append(cpu_s / done.calls * 1e6)
 
 
 @contextmanager
@@ -263,28 +250,10 @@ def _open_s(release: Path) -> float:
     return float(done.stdout)
 
 
-def _described(file: FileDescriptor) -> FileDescriptorSet:
-    """A file and all that it imports, those first."""
-    found = FileDescriptorSet()
-    for imported in file.dependencies:
-        found.MergeFrom(_described(imported))
-    file.CopyToProto(found.file.add())
-    return found
-
-
 def _dense(user: v1.User, fingerprint: int) -> v1.User:
     """The same user with `dense_features` in place of names."""
     values = [user.features[name] for name in sorted(user.features)]
     return v1.User(user_id=user.user_id, dense_features=values, schema_fingerprint=fingerprint)
-
-
-def _counted(message: bytes) -> bytes:
-    """A message behind its length, as ghz reads several of them from one file."""
-    head, length = bytearray(), len(message)
-    while length > 0x7F:
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    return bytes((*head, length)) + message
 
 
 if __name__ == "__main__":

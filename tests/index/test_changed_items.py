@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from twotower import v1
+from twotower_server.index import ivf
 from twotower_server.index.faiss import build_index, open_index
 from twotower_server.index.ivf import IvfSq8Index
 from twotower_server.index.similarity import similarities
@@ -93,3 +94,14 @@ def test_filters_exclusions_and_hidden_rows_together_keep_count_and_recall(
 
 def _live(segment: Segment) -> NDArray[np.bool_]:
     return np.ones(len(segment), np.bool_) if segment.hidden is None else ~segment.hidden
+
+
+def test_a_search_around_many_hidden_rows_is_not_brief(base: Segment, monkeypatch: pytest.MonkeyPatch) -> None:
+    nearest = K
+    while base.index.is_brief(nearest):
+        monkeypatch.setattr(ivf, "_BRIEF_VALUES", ivf._BRIEF_VALUES * 0.9)
+    monkeypatch.setattr(ivf, "_BRIEF_VALUES", ivf._BRIEF_VALUES / 0.9)
+    items = Items([base])
+    assert items.is_brief(nearest)
+    # They are left out by a bitmap over all rows, which takes longer than a search without one.
+    assert not items.changed([], base.catalog.item_ids(np.arange(1_000))).is_brief(nearest)

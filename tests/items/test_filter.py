@@ -45,6 +45,8 @@ def matching(catalog: Catalog, filter: v1.Filter) -> set[str]:
         ("price", {"any_number": [10, 20.5]}, {"b1", "b2", "b5"}),
         ("price", {"any_number": [10], "negate": True}, {"b2", "b4"}),
         ("price", {"any_number": [-0.0]}, {"b4"}),
+        ("price", {"any_number": [-0.0, 10, *range(100, 1_000)]}, {"b1", "b4", "b5"}),
+        ("price", {"any_number": [0.0, *range(100, 1_000)], "negate": True}, {"b1", "b2", "b5"}),
         ("price", {"range": {"min": 10}}, {"b1", "b2", "b5"}),
         ("price", {"range": {"min": 10, "min_exclusive": True}}, {"b2"}),
         ("price", {"range": {"max": 10}}, {"b1", "b4", "b5"}),

@@ -213,8 +213,8 @@ class Items:
         return best(np.concatenate(rows), np.concatenate(values), k, self.item_ids)
 
     def is_brief(self, nearest: int) -> bool:
-        """As `Index.is_brief`."""
-        return all(segment.index.is_brief(nearest) for segment in self.segments)
+        """As `Index.is_brief`; hidden rows are exclusions, too."""
+        return all(segment.index.is_brief(nearest + len(segment) - segment.live) for segment in self.segments)
 
     def changed(self, upserted: Sequence[Item], deleted: Sequence[str]) -> Items:
         """The items after changes: no id is in both lists, or twice in one."""

@@ -5,6 +5,7 @@ Requests are checked here for what only the message shows: which of the alternat
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -34,6 +35,8 @@ from twotower_server.rpc.wire import packed, packed_rows
 
 # Of all problems of an answer together: a batch of nothing but problems must fit a message, too.
 _PROBLEM_TEXT_BYTES = 256 << 10
+# Fields of items found that are written between two looks at the event loop, in about a millisecond.
+_FIELDS_A_TURN = 1_000
 _SIMILARITIES = {"dot": v1.SIMILARITY_DOT, "cosine": v1.SIMILARITY_COSINE}
 
 
@@ -205,7 +208,7 @@ def scores(results: Sequence[Scored | Refused]) -> v1.BatchScoreResponse:
     )
 
 
-def recommended(found: Found, include_embeddings: bool) -> v1.RecommendResponse:
+async def recommended(found: Found, include_embeddings: bool) -> v1.RecommendResponse:
     user = found.user
     assert user is not None
     response = v1.RecommendResponse(
@@ -215,13 +218,13 @@ def recommended(found: Found, include_embeddings: bool) -> v1.RecommendResponse:
         user_embedding=embedding(user.values, found.release) if include_embeddings else None,
         feature_use=feature_use(user.use),
     )
-    _add_items(response, found)
+    await _add_items(response, found)
     return response
 
 
-def nearest(found: Found) -> v1.SearchItemsResponse:
+async def nearest(found: Found) -> v1.SearchItemsResponse:
     response = v1.SearchItemsResponse(release=found.release)
-    _add_items(response, found)
+    await _add_items(response, found)
     return response
 
 
@@ -330,16 +333,29 @@ def _add_arms(response: v1.BatchGetUserEmbeddingsResponse, arms: Sequence[Arm], 
     response.embeddings.extend(embeddings)
 
 
-def _add_items(response: v1.RecommendResponse | v1.SearchItemsResponse, found: Found) -> None:
+async def _add_items(response: v1.RecommendResponse | v1.SearchItemsResponse, found: Found) -> None:
+    """Adds what was found; of many items, or items with much to tell, some at a time."""
+    fields = 1 + (found.embeddings is not None) + max(map(len, found.attributes or ()), default=0)
+    count = max(1, _FIELDS_A_TURN // fields)
+    for start in range(0, len(found.item_ids), count):
+        if start:
+            await asyncio.sleep(0)
+        _add_some(response, found, slice(start, start + count))
+
+
+def _add_some(response: v1.RecommendResponse | v1.SearchItemsResponse, found: Found, some: slice) -> None:
     # Added in place: a list given to the constructor is copied, item by item.
     add = response.items.add
-    for id, score, similarity in zip(found.item_ids, found.scores.tolist(), found.similarities.tolist(), strict=True):
+    numbers = zip(found.scores[some].tolist(), found.similarities[some].tolist(), strict=True)
+    items = [
         add(item_id=id, score=score, similarity=similarity)
+        for id, (score, similarity) in zip(found.item_ids[some], numbers, strict=True)
+    ]
     if found.embeddings is not None:
-        for item, values in zip(response.items, found.embeddings, strict=True):
-            item.embedding.MergeFrom(embedding(values, found.release))
+        for item, values in zip(items, found.embeddings[some], strict=True):
+            _set_embedding(item.embedding, values, found.release)
     if found.attributes is not None:
-        for item, attributes in zip(response.items, found.attributes, strict=True):
+        for item, attributes in zip(items, found.attributes[some], strict=True):
             for name, value in attributes.items():
                 item.attributes[name].CopyFrom(_attribute(value))
 

@@ -79,11 +79,12 @@ class TwoTowerServicer:
     async def recommend(self, request: v1.RecommendRequest) -> v1.RecommendResponse:
         query, selection = convert.query(request), convert.selection(request)
         found = await self._engine.recommend(query, selection, request.release, request.cache_mode)
-        return convert.recommended(found, request.include_embeddings)
+        return await convert.recommended(found, request.include_embeddings)
 
     async def search_items(self, request: v1.SearchItemsRequest) -> v1.SearchItemsResponse:
         nearest_to, selection = convert.nearest_to(request), convert.selection(request)
-        return convert.nearest(await self._engine.search_items(nearest_to, selection, request.release))
+        found = await self._engine.search_items(nearest_to, selection, request.release)
+        return await convert.nearest(found)
 
     async def get_serving_info(self, request: v1.GetServingInfoRequest) -> v1.GetServingInfoResponse:
         releases = self._engine.releases
