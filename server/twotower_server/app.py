@@ -19,6 +19,7 @@ from twotower_server.cache.memory import MemoryTier
 from twotower_server.cache.policy import CachePolicy
 from twotower_server.cache.user_cache import UserCache
 from twotower_server.catalog.log import Log
+from twotower_server.catalog.open import open_shared_log
 from twotower_server.config import Config
 from twotower_server.engine.change import CatalogEngine
 from twotower_server.engine.engine import Engine
@@ -81,15 +82,15 @@ async def _serve(job: Job, parent: Parent) -> None:
         if vectors is not None:
             await vectors.start()
             started.push_async_callback(vectors.close)
+        own = Log(job.catalog, page)
+        changes = open_shared_log(config, own) or own
         engine = Engine(follower, limits(config), cache, None if vectors is None else StoredVectors(vectors))
         started.callback(engine.close)
         try:
             credentials = server_credentials(config.tls_certificate, config.tls_key)
             servicers: dict[str, Servicer] = {
                 "TwoTowerService": TwoTowerServicer(engine, partial(parent.ask, "degraded")),
-                "CatalogService": CatalogServicer(
-                    CatalogEngine(follower, Log(job.catalog, page).append, engine.limits)
-                ),
+                "CatalogService": CatalogServicer(CatalogEngine(follower, changes.append, engine.limits)),
                 "ReleaseService": ReleaseServicer(engine, parent.ask),
             }
             server = RpcServer(servicers, engine.limits, credentials=credentials, reflect=config.reflection)

@@ -219,6 +219,18 @@ class Config:
         default=3,
         metadata=_meta("copies of releases to keep in the data folder beside those in use", _count(0), "N"),
     )
+    change_log: str = field(
+        default="embedded",
+        metadata=_meta(
+            "log of item changes: embedded, of this server alone; redis, of all servers with one --redis-prefix",
+            _choice("embedded", "redis"),
+            "KIND",
+        ),
+    )
+    change_log_replicas: int = field(
+        default=0,
+        metadata=_meta("replicas of Redis that must have a change before it is acknowledged", _count(0, 16), "N"),
+    )
     compact_changes: int = field(
         default=10_000,
         metadata=_meta(
@@ -331,9 +343,11 @@ class Config:
         if self.user_cache_redis and (self.redis is None or self.user_cache == "off"):
             lacking = "redis: --redis URL names it" if self.redis is None else "a cache: --user-cache ttl makes it"
             raise ConfigError(f"user_cache_redis is set without {lacking}")
+        if self.change_log == "redis" and self.redis is None:
+            raise ConfigError("change_log is redis without redis: --redis URL names it")
         if self.item_store == "redis" and self.redis is None:
             raise ConfigError("item_store is redis without redis: --redis URL names it")
-        asks_redis = self.user_cache_redis or self.item_store == "redis"
+        asks_redis = self.user_cache_redis or "redis" in (self.item_store, self.change_log)
         if asks_redis and self.redis_ca is not None and not str(self.redis).startswith("rediss://"):
             raise ConfigError("redis_ca needs a redis that begins with rediss://")
 

@@ -72,6 +72,14 @@ class StoreUnavailable(TwoTowerError):
     """Redis does not answer. The same may be tried again."""
 
 
+class NotAppended(StoreUnavailable):
+    """Nothing was appended to the log of changes, for sure; the message says why."""
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """Changes may have been appended, or not, or not to as many replicas as wanted. Appending again is safe."""
+
+
 class StoreRefused(TwoTowerError):
     """Redis cannot be used as it is: login, rights, memory, version; the message says what to do."""
 

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 from twotower_server.catalog.change import Change
 from twotower_server.catalog.record import (
@@ -92,12 +92,16 @@ class Prefix:
     def load(cls, folder: Path) -> Self:
         """Of the log in a folder. Raises LogDamaged."""
         try:
-            values = json.loads((folder / PREFIX).read_text("utf-8"))
-            return cls(**{**values, "mark": Mark(**values["mark"])})
+            return cls.of(json.loads((folder / PREFIX).read_text("utf-8")))
         except FileNotFoundError:
             return cls()
         except (ValueError, TypeError, KeyError):
             raise LogDamaged(f"{folder / PREFIX} is damaged; put back a copy of it") from None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """From JSON. Raises ValueError, TypeError or KeyError for something else."""
+        return cls(**{**values, "mark": Mark(**values["mark"])})
 
     def dump(self, folder: Path) -> None:
         (folder / PREFIX).write_text(json.dumps(asdict(self)), "utf-8")
@@ -184,14 +188,14 @@ class Log:
         folder, end = self.folder(number), self.end
         prefix = Prefix.load(folder)
         with (folder / f"~{CHANGES}").open("r+b") as file:
-            file.truncate(prefix.size_bytes)  # what an attempt before has left
-            file.seek(prefix.size_bytes)
             if prefix.source == end.number:
+                file.truncate(prefix.size_bytes)  # what an attempt before has left
+                file.seek(prefix.size_bytes)
                 with (self.folder(end.number) / CHANGES).open("rb") as source:
                     source.seek(prefix.source_bytes)
                     file.write(source.read(end.size_bytes - prefix.source_bytes))
-            size = file.tell()
             file.flush()
+            size = file.seek(0, os.SEEK_END)
             os.fsync(file.fileno())
         try:
             os.rename(folder / f"~{CHANGES}", folder / CHANGES)

@@ -28,7 +28,7 @@ import redis
 
 from twotower_server.catalog.record import Mark
 from twotower_server.catalog.redis_node import Connection, RedisNode, Script, Unanswered
-from twotower_server.errors import StoreRefused, StoreUnavailable, TwoTowerError
+from twotower_server.errors import NotAppended, OutcomeUnknown, StoreRefused, StoreUnavailable, TwoTowerError
 
 # Lua counts in doubles, which are exact up to 2**53.
 LARGEST_BEYOND = 2**53 - 2**32
@@ -112,14 +112,6 @@ redis.call('XTRIM', KEYS[1], 'MINID', id)
 if old_name then each(old_name, old_chunks, 'UNLINK') end
 return 1
 """)
-
-
-class NotAppended(StoreUnavailable):
-    """Nothing was appended, for sure; the message says why."""
-
-
-class OutcomeUnknown(StoreUnavailable):
-    """The changes may have been appended, or not, or not to as many replicas as wanted. Appending again is safe."""
 
 
 class Diverged(TwoTowerError):

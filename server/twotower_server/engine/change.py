@@ -12,7 +12,7 @@ import numpy as np
 from twotower_server.catalog.change import Change
 from twotower_server.engine.limits import Limits
 from twotower_server.engine.route import ReleaseSource
-from twotower_server.errors import Reason, Refused
+from twotower_server.errors import NotAppended, OutcomeUnknown, Reason, Refused
 from twotower_server.release.apply import evaluate
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,12 @@ class CatalogEngine:
         beyond = max(snapshot.manifest.log_position for snapshot in self._source.now().loaded.values())
         try:
             position = await asyncio.to_thread(self._append, changes, beyond)
-        except OSError as error:
+        except OutcomeUnknown as error:
+            log.error("changes may have been logged or not: %s", error)
+            raise Refused(
+                Reason.STORE_UNAVAILABLE, "the changes may have been applied or not; send them again"
+            ) from None
+        except (OSError, NotAppended) as error:
             log.error("the log of changes cannot be written: %s", error)
             raise Refused(
                 Reason.STORE_UNAVAILABLE, "the log of changes cannot be written; nothing was changed, try again"

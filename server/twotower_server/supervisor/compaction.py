@@ -11,12 +11,16 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from twotower_server.catalog.log import End, Log
+from twotower_server.catalog.log import End, Log, Prefix
 from twotower_server.config import Config
 from twotower_server.release.format import Manifest
 from twotower_server.supervisor.switch import Switch
 from twotower_server.supervisor.thread import in_thread
+
+if TYPE_CHECKING:
+    from twotower_server.catalog.shared_log import SharedLog
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +40,19 @@ class Compaction:
         changes: Log,
         switch: Switch,
         compact: Callable[[End, Sequence[Path]], Awaitable[None]],
+        moving: asyncio.Lock,
+        shared: SharedLog | None = None,
     ) -> None:
-        """compact: writes what the log up to an end, and folders of releases, become; raises TwoTowerError."""
+        """compact: writes what the log up to an end, and folders of releases, become; raises TwoTowerError.
+
+        moving: held while the log becomes that of another number. shared: the log that this one is a copy of.
+        """
         self._config = config
         self._log = changes
         self._switch = switch
         self._compact = compact
+        self._moving = moving
+        self._shared = shared
         self._manifest = cache(Manifest.load)  # of folders that never change
 
     async def run(self) -> None:
@@ -56,11 +67,15 @@ class Compaction:
 
     async def compact(self) -> None:
         """Does it now."""
-        end = self._log.end
-        folders = [Path(loaded.folder) for loaded in self._switch.generation.loaded.values()]
-        await self._compact(end, folders)
-        await self._switch.compacted(end.number + 1)
+        async with self._moving:
+            end = self._log.end
+            folders = [Path(loaded.folder) for loaded in self._switch.generation.loaded.values()]
+            await self._compact(end, folders)
+            number = end.number + 1
+            await self._switch.take_log(End(number, Prefix.load(self._log.folder(number)).size_bytes))
         log.info("serving from the compacted changes")
+        if self._shared is not None:
+            await in_thread(self._shared.publish_snapshot, self._config.compact_changes // 2)
 
     def _is_due(self) -> bool:
         prefix = self._log.prefix

@@ -45,13 +45,16 @@ def server_folder(data: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def catalog_folder(data: Path, releases: str) -> Iterator[Path]:
+def catalog_folder(data: Path, releases: str, shared: str = "") -> Iterator[Path]:
     """The folder of the log for one place of releases, a folder or a URL, however it is written.
+
+    shared: what names the log in Redis that this is a copy of; "" = it is the log itself.
 
     Raises TwoTowerError when another server has it.
     """
     place = releases if "://" in releases else os.path.abspath(releases)
-    folder = data / "catalog" / hashlib.sha256(place.encode()).hexdigest()[:16]
+    named = f"{place}\n{shared}" if shared else place
+    folder = data / "catalog" / hashlib.sha256(named.encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "server").open("a+")

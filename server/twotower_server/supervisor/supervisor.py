@@ -12,9 +12,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twotower_server.catalog.log import End, Log
+from twotower_server.catalog.open import open_shared_log
 from twotower_server.config import Address, Config, ConfigError, flag
 from twotower_server.errors import Reason, Refused, ReleaseRefused, TwoTowerError
 from twotower_server.release.completion import Completion
@@ -31,6 +32,9 @@ from twotower_server.supervisor.port import Port
 from twotower_server.supervisor.process import Process
 from twotower_server.supervisor.switch import State, Switch
 from twotower_server.supervisor.verifier_limit import killed_by
+
+if TYPE_CHECKING:
+    from twotower_server.supervisor.sharing import Sharing
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +68,11 @@ def serve(config: Config, on_serving: Callable[[Serving], None], *, worker: str 
     """
     _check_tls(config)
     repository, release = _release_to_serve(config)
+    shared = config.redis_prefix if config.change_log == "redis" else ""
     with (
         Port(config.listen) as port,
         server_folder(config.data) as folder,
-        catalog_folder(config.data, str(repository)) as catalog,
+        catalog_folder(config.data, str(repository), shared) as catalog,
     ):
         job = Job("", config, port.address, folder, catalog)
         return asyncio.run(Supervisor(job, repository, release, worker).run(on_serving))
@@ -134,7 +139,14 @@ class Supervisor:
         self._switch = Switch(
             job.config, self._fleet, job.folder, page, changes, self._board, self._verify, self._completion
         )
-        self._compaction = Compaction(job.config, changes, self._switch, self._compact)
+        moving = asyncio.Lock()
+        shared = open_shared_log(job.config, changes)
+        self._compaction = Compaction(job.config, changes, self._switch, self._compact, moving, shared)
+        self._sharing: Sharing | None = None
+        if shared is not None:
+            from twotower_server.supervisor.sharing import Sharing  # needs redis-py
+
+            self._sharing = Sharing(shared, self._switch, moving)
 
     async def run(self, on_serving: Callable[[Serving], None]) -> bool:
         """As `serve`."""
@@ -156,14 +168,16 @@ class Supervisor:
 
     async def _serve(self, on_serving: Callable[[Serving], None]) -> None:
         """Runs until it is cancelled, or something cannot go on."""
+        if self._sharing is not None:
+            await self._sharing.start()
         await self._switch.start(self._release)
         keeping: list[Coroutine[Any, Any, None]] = [
             self._keep(slot, on_serving) for slot in range(self._config.workers)
         ]
-        tasks = [
-            asyncio.create_task(coroutine)
-            for coroutine in (*keeping, self._switch.follow(), self._switch.report(), self._compaction.run())
-        ]
+        running = [*keeping, self._switch.follow(), self._switch.report(), self._compaction.run()]
+        if self._sharing is not None:
+            running.append(self._sharing.run())
+        tasks = [asyncio.create_task(coroutine) for coroutine in running]
         try:
             await asyncio.gather(*tasks)
         finally:

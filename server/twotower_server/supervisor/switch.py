@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from twotower_server.catalog.log import Log
+from twotower_server.catalog.log import End, Log
 from twotower_server.config import Config
 from twotower_server.errors import Reason, Refused, TwoTowerError
 from twotower_server.release.base import base_folder
@@ -190,20 +190,22 @@ class Switch:
 
     # ---- what became of the log of changes
 
-    async def compacted(self, number: int) -> None:
-        """Serves changes from the log of the next number, which was made from this one, and releases from its bases.
+    async def take_log(self, end: End) -> None:
+        """Serves changes from the log of the next number, and releases from the bases that belong to it.
 
-        Raises Refused and OSError; nothing has changed then.
+        end: of that log; what was appended to this one since it was made from it comes on top. Raises Refused and
+        OSError; nothing has changed then.
         """
         async with self._lock:
             before = self.generation
             loaded = {
-                name: replace(entry, folder=str(self._based(self._places[name], number)))
+                name: replace(entry, folder=str(self._based(self._places[name], end.number)))
                 for name, entry in before.loaded.items()
             }
-            await self._publish(replace(before, loaded=loaded, log=number), partial(self._take_over, number))
+            after = replace(before, loaded=loaded, log=end.number, log_bytes=end.size_bytes)
+            await self._publish(after, partial(self._take_over, end.number))
         await in_thread(self._forget_bases, {entry.folder for entry in before.loaded.values()})
-        await in_thread(self._changes.remove_others, number)
+        await in_thread(self._changes.remove_others, end.number)
 
     def _take_over(self, number: int) -> None:
         # Nobody may be told of a change in the new log before every call sees it.

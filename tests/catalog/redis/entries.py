@@ -8,7 +8,8 @@ from typing import Any
 
 from tests.redis.running import RedisCluster, RedisServer
 from twotower_server.catalog.record import BEGINNING, Mark
-from twotower_server.catalog.redis_log import Entry, NotAppended, OutcomeUnknown, RedisLog
+from twotower_server.catalog.redis_log import Entry, RedisLog
+from twotower_server.errors import NotAppended, OutcomeUnknown
 
 PREFIX = "twotower:"
 LOG = "twotower:{catalog}:log"

@@ -14,8 +14,8 @@ from tests.redis.fixtures import StartRedis, StartRedisCluster
 from tests.redis.running import APPEND_ALWAYS, LOGIN, RedisCluster, RedisServer
 from tests.supervisor.running import PATIENCE_S, until
 from twotower_server.catalog.record import BEGINNING
-from twotower_server.catalog.redis_log import Diverged, Entry, NotAppended, OutcomeUnknown
-from twotower_server.errors import StoreRefused, StoreUnavailable
+from twotower_server.catalog.redis_log import Diverged, Entry
+from twotower_server.errors import NotAppended, OutcomeUnknown, StoreRefused, StoreUnavailable
 
 SLOT = key_slot(LOG.encode())
 

@@ -24,8 +24,8 @@ from tests.redis.fixtures import StartRedis
 from tests.redis.running import RedisCluster, RedisServer
 from tests.supervisor.running import PATIENCE_S, until
 from twotower_server.catalog.record import BEGINNING, Mark
-from twotower_server.catalog.redis_log import LARGEST_BEYOND, Diverged, NotAppended, RedisLog
-from twotower_server.errors import StoreRefused
+from twotower_server.catalog.redis_log import LARGEST_BEYOND, Diverged, RedisLog
+from twotower_server.errors import NotAppended, StoreRefused
 
 APPEND = Path(__file__).with_name("append_entries.py")
 MIB = 1 << 20
@@ -115,6 +115,20 @@ def test_an_append_ends_a_wait(log: RedisLog, redis: Redis, open_log: OpenLog) -
             assert waiting.result(PATIENCE_S)
     assert not log.wait(after, 0.1)
     assert log.wait(BEGINNING, PATIENCE_S)
+
+
+def test_a_call_that_is_under_way_outlives_the_close_and_leaves_no_connection(
+    redis_server: RedisServer, open_log: OpenLog
+) -> None:
+    log, other = open_log(redis_server.url), open_log(redis_server.url)
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(log.wait, BEGINNING, PATIENCE_S)
+        until(lambda: blocked(redis_server))
+        log.close()
+        append(other, b"x")
+        assert waiting.result(PATIENCE_S)
+    other.close()
+    until(lambda: int(redis_server.client.info("clients")["connected_clients"]) == 1)
 
 
 def test_another_history_ends_a_wait(log: RedisLog, redis: Redis) -> None:
