@@ -15,7 +15,7 @@ import pytest
 from tests.catalog.live import by_features, by_vector
 from tests.conftest import Command
 from tests.redis.conftest import LARGE_ITEMS, Items, vectors_of
-from tests.redis.fixtures import StartRedis
+from tests.redis.fixtures import StartRedis, StartRedisCluster
 from tests.redis.running import APPEND_ALWAYS, RedisCluster, RedisServer
 from tests.reliability.serving import Own, connected
 from tests.rpc.messages import ITEM, USER, item, user
@@ -83,6 +83,12 @@ def refusal(call: Callable[[], object]) -> str:
     details = str(caught.value.details())
     assert details.startswith("STORE_UNAVAILABLE: the store of item vectors cannot be used: ")
     return details.removeprefix("STORE_UNAVAILABLE: the store of item vectors cannot be used: ")
+
+
+def limited(*nodes: RedisServer, rights: str) -> None:
+    """Adds a user `low` with the password `pw` that may do no more."""
+    for node in nodes:
+        node.client.execute_command("ACL", "SETUSER", "low", "reset", "on", ">pw", "%R~twotower:*", *rights.split())
 
 
 def score(own: Own, *item_ids: str) -> v1.ScoreResponse:
@@ -224,7 +230,20 @@ def test_a_cluster_is_read(
     light: Path, start: Start, redis_cluster: RedisCluster, walked: Path, push: Callable[[str], None]
 ) -> None:
     push(redis_cluster.url)
-    Pair(start(light, "--redis", redis_cluster.url, *PATIENT, name="stored"), start(walked, name="files")).assert_same()
+    limited(*redis_cluster.nodes, rights="+info +mget +get +command +cluster|slots")
+    url = redis_cluster.url.replace("//", "//low:pw@")
+    Pair(start(light, "--redis", url, *PATIENT, name="stored"), start(walked, name="files")).assert_same()
+
+
+def test_the_rights_that_the_docs_name_are_enough(
+    light: Path, start: Start, redis_server: RedisServer, push: Callable[[str], None]
+) -> None:
+    document = (Path(__file__).parents[2] / "docs/redis.md").read_text()
+    assert "call by call `%R~twotower:* +info +mget`, in a Cluster also `+get`" in document
+    push(redis_server.url)
+    limited(redis_server, rights="+info +mget")
+    own = start(light, "--redis", redis_server.url.replace("//", "//low:pw@"), *PATIENT)
+    assert score(own, "i3", "i4").scores[1] > 0
 
 
 def test_a_small_catalog_is_loaded_and_a_whole_release_is_served_from_its_files(
@@ -344,9 +363,37 @@ def test_a_server_starts_while_redis_is_away_once_it_has_verified(
     until(lambda: answers(again))
 
 
-def answers(own: Own) -> bool:
+def test_a_replica_takes_over(
+    light: Path, start: Start, start_redis_cluster: StartRedisCluster, push: Callable[[str], None]
+) -> None:
+    cluster = start_redis_cluster()
+    push(cluster.url)
+    own = start(light, "--redis", cluster.url, *PATIENT)
+    assert answers(own, *ids(200))
+    cluster.nodes[1].kill()
+    until(lambda: answers(own, *ids(200)))
+    until(lambda: own.degraded() == [])
+
+
+def test_commands_that_need_all_vectors_load_them(
+    light: Path,
+    redis_server: RedisServer,
+    push: Callable[[str], None],
+    run_twotower: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    push(redis_server.url)
+    monkeypatch.setenv("TWOTOWER_REDIS", redis_server.url)
+    monkeypatch.setenv("TWOTOWER_ITEM_STORE", "redis")
+    code, _, err = run_twotower("release", "diff", "walked", "walked", "--releases", light, "--data", tmp_path / "data")
+    assert code == ExitCode.OK, err
+    assert len(list((tmp_path / "data").glob("loaded/*/walked/vectors.npy"))) == 1
+
+
+def answers(own: Own, *item_ids: str) -> bool:
     """Whether a call gets its vectors; a busy machine may be late."""
     try:
-        return score(own, "i3").scores[0] > 0
+        return score(own, *(item_ids or ("i3",))).scores[0] > 0
     except grpc.RpcError:
         return False

@@ -213,7 +213,7 @@ def _verify(task: Task) -> ExitCode:
     refusal = None
     try:
         with ProgressBars() as bars:
-            folder = task.whole(name, bars)
+            folder = task.completion.whole(task.fleet.repository.local(name), bars)
         stored = partial(read_stored, task.config) if task.config.item_store == "redis" else None
         verify_release(folder, passed, read_stored=stored)
     except ReleaseRefused as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from twotower_server.errors import ReleaseRefused
 from twotower_server.release.completion import Completion
 from twotower_server.release.fleet import Fleet
 from twotower_server.release.format import check_name
-from twotower_server.release.progress import Progress
 from twotower_server.release.repository import open_repository
 from twotower_server.supervisor.errors import NoRelease
 
@@ -39,17 +38,23 @@ class Task:
 
     @cached_property
     def completion(self) -> Completion:
+        """As the servers of this machine have it."""
         return Completion(self.config)
 
-    def whole(self, release: str, progress: Progress | None = None) -> Path:
-        """The folder of a release, or its whole copy when it lacks large files. Raises as `Completion.whole`."""
-        return self.completion.whole(self.fleet.repository.local(release), progress)
+    @cached_property
+    def _loading(self) -> Completion:
+        return Completion(replace(self.config, item_store="files"))
+
+    def whole(self, release: str) -> Path:
+        """The folder of a release, or its copy with vectors and index. Raises as `Completion.whole`."""
+        return self._loading.whole(self.fleet.repository.local(release))
 
     def close(self) -> None:
         """Frees what was fetched or loaded."""
         if "fleet" in vars(self):
             self.fleet.repository.use(())
             self.completion.use(())
+            self._loading.use(())
 
     def active(self) -> str:
         """The name of the active release. Raises NoRelease."""
