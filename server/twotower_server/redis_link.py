@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from redis._parsers import AsyncCommandsParser
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -141,8 +142,21 @@ async def _connect(url: str, authority: Path | None) -> Any:
         return client
     await client.aclose()
     cluster = RedisCluster.from_url(url, **options)
+    cluster.commands_parser = _Commands()
     await cluster.initialize()
     return cluster
+
+
+class _Commands(AsyncCommandsParser):
+    """The commands of a Cluster, asked for once.
+
+    redis-py asks again whenever it looks for the primaries, several times in a failover, and reads the answer for 30 ms
+    in which the event loop does nothing else.
+    """
+
+    async def initialize(self, node: Any = None) -> None:
+        if not self.commands:
+            await super().initialize(node)
 
 
 def fault_of(error: Exception) -> str:

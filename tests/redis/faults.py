@@ -98,11 +98,21 @@ SLOWNESS: Mapping[str, Callable[[Slowing], Fault]] = {
 
 
 def failing_over(cluster: RedisCluster) -> Fault:
-    """The first primary is killed; its replica takes over, at some point before the fault ends."""
-    primary, replica = cluster.nodes[0], cluster.nodes[3]
+    """A primary is killed. Before the fault ends its replica has taken over, and each is what the other was."""
+    pair = [cluster.nodes[0], cluster.nodes[3]]
 
     def end() -> None:
-        until(lambda: replica.client.info("replication")["role"] == "master")
+        primary, replica = pair
+        until(lambda: _role(replica) == "master")
         primary.start()
+        until(lambda: _role(primary) == "slave")
+        pair.reverse()
 
-    return Fault(primary.kill, end, "cannot be reached")
+    def begin() -> None:
+        pair[0].kill()
+
+    return Fault(begin, end, "cannot be reached")
+
+
+def _role(server: RedisServer) -> str:
+    return str(server.client.info("replication")["role"])
