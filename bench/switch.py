@@ -144,11 +144,11 @@ def _switch(server: Server, client: twotower.Client, release: str, done: threadi
 
 
 @contextmanager
-def start_server(releases: Path, folder: Path) -> Iterator[Server]:
-    """`twotower serve` with two workers, which closes a release soon after another is active."""
+def start_server(releases: Path, folder: Path, workers: int = 2) -> Iterator[Server]:
+    """`twotower serve`, which keeps its data in `folder` and closes a release soon after another is active."""
     command = [sys.executable, "-m", "twotower_server.cli.main", "serve", "--releases", str(releases)]
-    command += ["--data", str(folder / "data"), "--listen", "localhost:0", "--workers", "2", "--keep-s", "2"]
-    command += ["--log-level", "warning"]
+    command += ["--data", str(folder / "data"), "--listen", "localhost:0"]
+    command += ["--workers", str(workers), "--keep-s", "2", "--log-level", "warning"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         try:
