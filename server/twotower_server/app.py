@@ -86,11 +86,13 @@ async def _serve(job: Job, parent: Parent) -> None:
         changes = open_shared_log(config, own) or own
         engine = Engine(follower, limits(config), cache, None if vectors is None else StoredVectors(vectors))
         started.callback(engine.close)
+        catalog = CatalogEngine(follower, changes.append, engine.limits)
+        started.callback(catalog.close)
         try:
             credentials = server_credentials(config.tls_certificate, config.tls_key)
             servicers: dict[str, Servicer] = {
                 "TwoTowerService": TwoTowerServicer(engine, partial(parent.ask, "degraded")),
-                "CatalogService": CatalogServicer(CatalogEngine(follower, changes.append, engine.limits)),
+                "CatalogService": CatalogServicer(catalog),
                 "ReleaseService": ReleaseServicer(engine, parent.ask),
             }
             server = RpcServer(servicers, engine.limits, credentials=credentials, reflect=config.reflection)

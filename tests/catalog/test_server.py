@@ -161,6 +161,16 @@ def test_a_server_does_not_start_on_a_log_that_is_damaged_before_its_end(folder:
         assert not live.has("first", "dot")
 
 
+def test_a_large_call_is_whole_though_it_is_logged_in_pieces(folder: Path, data: Path) -> None:
+    with living(folder, data) as live:
+        changes = [by_vector(f"b{i}", "dot", [float(i)] * 8) for i in range(700)]
+        assert live.upsert(*changes).log_position == 700
+        for item_id in ("b0", "b255", "b256", "b699"):
+            live.check_vector(item_id, "dot", np.full(8, float(item_id[1:])))
+        assert live.delete(*(f"b{i}" for i in range(600))).log_position == 1300
+        assert not live.has("b599", "dot") and live.has("b600", "dot")
+
+
 def test_a_server_starts_on_a_torn_log_and_says_so(folder: Path, data: Path) -> None:
     with living(folder, data) as live:
         live.upsert(by_features("first", ITEM))

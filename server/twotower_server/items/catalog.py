@@ -90,6 +90,21 @@ class Catalog:
                 raise ReleaseRefused(f"{path.name}: the column {name} of {values.type} is no attribute")
         return cls(batch)
 
+    @classmethod
+    def merged(cls, parts: Sequence[tuple[Catalog, NDArray[np.int64]]]) -> tuple[Catalog, NDArray[np.int64]]:
+        """A catalog of rows of others that have the same columns and no item in common.
+
+        Returns the order, too: int64 [rows], its row i was order[i] when the parts stood one after the other.
+        """
+        batches = [catalog._batch.take(pa.array(rows)) for catalog, rows in parts]
+        order = np.argsort(np.concatenate([batch.column(ITEM_KEY).to_numpy() for batch in batches]))
+        places = pa.array(order)
+        columns = {
+            name: pa.concat_arrays([batch.column(name) for batch in batches]).take(places)
+            for name in batches[0].schema.names
+        }
+        return cls(pa.RecordBatch.from_pydict(columns)), order
+
     def __len__(self) -> int:
         return len(self.keys)
 

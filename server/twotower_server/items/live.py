@@ -92,12 +92,18 @@ class Segment:
                 eligible = ~self.hidden if eligible is None else eligible & ~self.hidden
         return self.index.search(query, k, excluded_rows=excluded, eligible=eligible)
 
-    def items(self) -> list[Item]:
-        """The rows that are not hidden, as items."""
-        rows = np.arange(len(self)) if self.hidden is None else np.flatnonzero(~self.hidden)
-        attributes = self.catalog.attributes(rows, list(self.catalog.columns))
-        ids = self.catalog.item_ids(rows)
-        return [Item(id, self.vectors[row], found) for id, row, found in zip(ids, rows, attributes, strict=True)]
+    @property
+    def live_rows(self) -> NDArray[np.int64]:
+        """The rows that are not hidden, ascending."""
+        return np.arange(len(self)) if self.hidden is None else np.flatnonzero(~self.hidden)
+
+    @classmethod
+    def merged(cls, segments: Sequence[Segment]) -> Segment:
+        """One of all rows that are not hidden. segments: made by `of` with the same kinds, or by this."""
+        rows = [segment.live_rows for segment in segments]
+        catalog, order = Catalog.merged([(s.catalog, live) for s, live in zip(segments, rows, strict=True)])
+        vectors = np.concatenate([s.vectors[live] for s, live in zip(segments, rows, strict=True)])[order]
+        return cls(catalog, KeyTable(catalog.keys), vectors, ExactIndex(vectors, catalog.item_ids))
 
     @classmethod
     def of(cls, items: Sequence[Item], kinds: Mapping[str, AttributeKind]) -> Segment:
@@ -225,7 +231,7 @@ class Items:
         if upserted:
             others.append(Segment.of(upserted, kinds))
         while len(others) > 1 and others[-2].live <= 2 * others[-1].live:
-            others[-2:] = [Segment.of([*others[-2].items(), *others[-1].items()], kinds)]
+            others[-2:] = [Segment.merged(others[-2:])]
         return Items((base, *others))
 
     def parts(self, rows: NDArray[np.int64]) -> list[tuple[Segment, NDArray[np.int64], NDArray[np.int64]]]:

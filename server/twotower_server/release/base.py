@@ -86,7 +86,7 @@ def _write_items(snapshot: Snapshot, folder: Path) -> None:
 def _live_rows(snapshot: Snapshot) -> Iterator[tuple[Segment, NDArray[np.int64]]]:
     """Rows that are not hidden, in pieces of a segment."""
     for segment in snapshot.items.segments:
-        rows = np.arange(len(segment)) if segment.hidden is None else np.flatnonzero(~segment.hidden)
+        rows = segment.live_rows
         for start in range(0, len(rows), _CHUNK_ROWS):
             yield segment, rows[start : start + _CHUNK_ROWS]
 
