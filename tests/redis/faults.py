@@ -22,12 +22,14 @@ USER, ADMIN = "app:secret", "admin:root"
 class Fault:
     """begin, end: return when it has begun and ended.
 
-    told: what is wrong with Redis, as the user cache of a server says it; "" = it may not notice.
+    told: what is wrong with Redis, as the user cache of a server says it; "" = it may not notice. writable: whether
+    Redis takes writes meanwhile, be it late.
     """
 
     begin: Callable[[], object]
     end: Callable[[], object]
     told: str
+    writable: bool = False
 
 
 def _killing_connections(server: RedisServer) -> Fault:
@@ -45,7 +47,7 @@ def _killing_connections(server: RedisServer) -> Fault:
         stop.set()
         thread.join(PATIENCE_S)
 
-    return Fault(thread.start, end, "")
+    return Fault(thread.start, end, "", writable=True)
 
 
 def _refusing_logins(server: RedisServer) -> Fault:
@@ -90,16 +92,24 @@ FAULTS: Mapping[str, Callable[[RedisServer], Fault]] = {
     "breaking connections": _killing_connections,
 }
 
+
+def _slow(way: Slowing, least_s: float, most_s: float, piece_bytes: int) -> Fault:
+    return Fault(lambda: way.delay(least_s, most_s, piece_bytes), way.hurry, "does not answer in time", writable=True)
+
+
 # Of a server that is reached by a proxy.
 SLOWNESS: Mapping[str, Callable[[Slowing], Fault]] = {
-    "late": lambda way: Fault(lambda: way.delay(0.05, 0.5), way.hurry, "does not answer in time"),
-    "trickling": lambda way: Fault(lambda: way.delay(0.01, 0.03, 8), way.hurry, "does not answer in time"),
+    "late": lambda way: _slow(way, 0.05, 0.5, 1 << 20),
+    "trickling": lambda way: _slow(way, 0.01, 0.03, 8),
 }
 
 
-def failing_over(cluster: RedisCluster) -> Fault:
-    """A primary is killed. Before the fault ends its replica has taken over, and each is what the other was."""
-    pair = [cluster.nodes[0], cluster.nodes[3]]
+def failing_over(cluster: RedisCluster, key: str) -> Fault:
+    """The primary of a key is killed. Before the fault ends its replica has taken over, and each is the other then."""
+    pair = cluster.pair_of(key)
+
+    def begin() -> None:
+        pair[0].kill()
 
     def end() -> None:
         primary, replica = pair
@@ -107,9 +117,6 @@ def failing_over(cluster: RedisCluster) -> Fault:
         primary.start()
         until(lambda: _role(primary) == "slave")
         pair.reverse()
-
-    def begin() -> None:
-        pair[0].kill()
 
     return Fault(begin, end, "cannot be reached")
 

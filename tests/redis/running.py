@@ -16,6 +16,7 @@ from typing import Any
 import redis
 import trustme
 from redis.backoff import NoBackoff
+from redis.crc import key_slot
 from redis.retry import Retry
 
 from tests.supervisor.running import PATIENCE_S, until
@@ -29,6 +30,7 @@ LOGIN = ("user app on >secret ~* &* +@all", "user default off")
 _TOOLS = Path(__file__).parents[2] / ".tools/bin/redis-server"
 _PRIMARIES = 3
 _SLOTS = 16_384
+_BOUNDS = [_SLOTS * i // _PRIMARIES for i in range(_PRIMARIES + 1)]
 _CLUSTER = (
     "cluster-enabled yes",
     # Soon enough for a test of a failover, and longer than a busy machine lets a living node be silent.
@@ -131,6 +133,12 @@ class RedisCluster:
     def url(self) -> str:
         return self.nodes[0].url
 
+    def pair_of(self, key: str) -> list[RedisServer]:
+        """The primary of a key and its replica, as they were when the Cluster was made."""
+        slot = key_slot(key.encode())
+        number = next(i for i in range(_PRIMARIES) if slot < _BOUNDS[i + 1])
+        return [self.nodes[number], self.nodes[number + _PRIMARIES]]
+
     def close(self) -> None:
         self.client.close()
         self._close_nodes()
@@ -143,8 +151,7 @@ class RedisCluster:
         primaries, replicas = self.nodes[:_PRIMARIES], self.nodes[_PRIMARIES:]
         for number, node in enumerate(self.nodes):
             node.client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
-        bounds = [_SLOTS * i // _PRIMARIES for i in range(_PRIMARIES + 1)]
-        for primary, first, end in zip(primaries, bounds, bounds[1:], strict=False):
+        for primary, first, end in zip(primaries, _BOUNDS, _BOUNDS[1:], strict=False):
             primary.client.execute_command("CLUSTER ADDSLOTSRANGE", first, end - 1)
         first_node = self.nodes[0]
         for node in self.nodes[1:]:

@@ -19,7 +19,7 @@ class Slowing(Proxy):
         self._hurries = threading.Event()
         self._hurries.set()
 
-    def delay(self, least_s: float, most_s: float, piece_bytes: int = 1 << 20) -> None:
+    def delay(self, least_s: float, most_s: float, piece_bytes: int) -> None:
         """From now on, so much time passes before each piece."""
         self._least_s, self._most_s, self._piece_bytes = least_s, most_s, piece_bytes
         self._hurries.clear()

@@ -45,12 +45,12 @@ def test_a_slow_way_passes_everything_on_late(redis_server: RedisServer) -> None
         redis.Redis.from_url(way.url, socket_timeout=0.1, retry=NO_RETRY) as hasty,
     ):
         client.set("key", "value")
-        way.delay(0.2, 0.2)
+        way.delay(0.2, 0.2, piece_bytes=1_000)
         with pytest.raises(redis.TimeoutError):
             hasty.get("key")
         way.delay(0.0, 0.001, piece_bytes=3)
         assert client.get("key") == b"value"
-        way.delay(60.0, 60.0)
+        way.delay(60.0, 60.0, piece_bytes=1_000)
         with ThreadPoolExecutor(1) as thread:
             waiting = thread.submit(client.get, "key")
             way.hurry()

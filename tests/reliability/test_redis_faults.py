@@ -1,4 +1,7 @@
-"""What befalls Redis in the middle of traffic: every call that the release can serve is served, and rightly."""
+"""What befalls Redis in the middle of traffic.
+
+Every call that the release can serve is served, and rightly; and no change of an item that was acknowledged is lost.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,23 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.catalog.redis.entries import LOG
 from tests.redis.faults import ADMIN, FAULTS, LOGINS, SLOWNESS, USER, Fault, failing_over
-from tests.redis.running import RedisCluster, RedisServer
+from tests.redis.running import APPEND_ALWAYS, RedisCluster, RedisServer
 from tests.redis.slowing import Slowing
 from tests.reliability.conftest import own_folder, stamp
-from tests.reliability.load import RPCS, USERS, Expected, Load, features_of
+from tests.reliability.load import IDS, RPCS, USERS, Expected, Load, features_of
 from tests.reliability.serving import OWN_CONNECTION, Own, connected, starting
+from tests.reliability.writing import Catalog, Writer, catalog_of, lost
 from tests.rpc.messages import user
 from tests.supervisor.running import until
 from twotower import v1
 
-# Longer than a busy machine lets a Redis wait that is well.
-OPTIONS = ("--user-cache", "ttl", "--user-cache-redis", "--user-cache-budget-ms", "50")
+# The budget is longer than a busy machine lets a Redis wait that is well.
+OPTIONS = ("--user-cache", "ttl", "--user-cache-redis", "--user-cache-budget-ms", "50", "--change-log", "redis")
+# What servers say besides, when they cannot read what others have changed.
+CUT_OFF = "the log of item changes in Redis cannot be read"
+RELEASE = "left"
 FAULT_S = 2.0
 CALLERS = 4
 DEADLINE_S = 5.0
@@ -37,10 +45,22 @@ CONNECTIONS = 8
 class Pair:
     """Two servers that share a Redis, and calls for users whom most of the time no cache knows."""
 
-    servers: list[Own]
-    connections: list[list[Own]]  # of each server
+    folder: Path
+    options: tuple[str, ...]
     redis: RedisServer | RedisCluster
+    servers: list[Own] = field(default_factory=list)
+    connections: list[list[Own]] = field(default_factory=list)  # of each server
+    writers: list[Writer] = field(default_factory=list)
     _seen: dict[int, Iterator[int]] = field(default_factory=lambda: defaultdict(itertools.count))
+
+    @contextmanager
+    def start(self, workers: int) -> Iterator[Own]:
+        """Starts one more server that shares the Redis."""
+        data = self.folder / f"data-{next(self._seen[-1])}"
+        stamp(self.folder / "releases", data)
+        options = (*self.options, "--workers", str(workers))
+        with starting(self.folder / "releases", data, *options) as server, connected(server) as own:
+            yield own
 
     def caller(self, number: int) -> v1.User:
         """Each user a few times, whichever server they come to."""
@@ -49,6 +69,20 @@ class Pair:
     def degraded(self) -> set[tuple[str, ...]]:
         """What all workers say."""
         return {tuple(own.degraded()) for connections in self.connections for own in connections}
+
+    def same_catalog(self) -> Catalog:
+        """Waits until every worker of both servers has the same items, which must be what they may be; returns them."""
+        ids = [item_id for writer in self.writers for item_id in writer.possible] + IDS
+        found: list[Catalog] = []
+
+        def agree() -> bool:
+            found[:] = (catalog_of(own, RELEASE, ids) for connections in self.connections for own in connections)
+            return all(catalog == found[0] for catalog in found)
+
+        until(agree)
+        assert lost(found[0], self.writers) == {}
+        assert None not in {found[0][item_id] for item_id in IDS}
+        return found[0]
 
     def share(self, expected: Expected) -> None:
         """Waits until every worker has taken from Redis what a worker of the other server computed."""
@@ -69,27 +103,28 @@ class Pair:
 
 
 @contextmanager
-def pair(orthogonal: Path, place: Path, redis: RedisServer | RedisCluster, url: str) -> Iterator[Pair]:
-    releases = own_folder(orthogonal, place)
+def pair(orthogonal: Path, folder: Path, redis: RedisServer | RedisCluster, url: str, *options: str) -> Iterator[Pair]:
+    own_folder(orthogonal, folder)
+    found = Pair(folder, (*OPTIONS, "--redis", url, *options), redis)
     with ExitStack() as started:
-        servers = []
-        for number, workers in enumerate((2, 1)):
-            data = place / f"data-{number}"
-            stamp(releases, data)
-            options = (*OPTIONS, "--workers", str(workers), "--redis", url)
-            servers.append(started.enter_context(starting(releases, data, *options)))
-        own = [started.enter_context(connected(server)) for server in servers]
 
         def connect(server: Own) -> Own:
             channel = started.enter_context(grpc.insecure_channel(server.target, OWN_CONNECTION))
             return Own(server.server, server.target, channel)
 
-        yield Pair(own, [[connect(server) for _ in range(CONNECTIONS)] for server in own], redis)
+        for workers in (2, 1):
+            own = started.enter_context(found.start(workers))
+            found.servers.append(own)
+            found.connections.append([connect(own) for _ in range(CONNECTIONS)])
+        yield found
 
 
 async def check(pair: Pair, fault: Fault, expected: Mapping[str, Expected]) -> None:
     """Traffic before, during and after a fault. Raises what a call raises, and for an answer that is wrong."""
-    loads = [Load(own.target, expected, pair.caller, DEADLINE_S, pins=["left"]) for own in pair.servers]
+    loads = [Load(own.target, expected, pair.caller, DEADLINE_S, pins=[RELEASE]) for own in pair.servers]
+    dimension = expected[RELEASE].vectors.shape[1]
+    writers = [Writer(f"w{len(pair.writers) + i}", RELEASE, dimension) for i in range(len(pair.servers))]
+    pair.writers += writers
 
     async def all_served() -> None:
         sent = time.monotonic()
@@ -99,27 +134,58 @@ async def check(pair: Pair, fault: Fault, expected: Mapping[str, Expected]) -> N
     async def told(holds: Callable[[set[tuple[str, ...]]], bool]) -> None:
         await asyncio.to_thread(until, lambda: holds(pair.degraded()))
 
+    async def all_acknowledged() -> None:
+        before = [writer.acknowledged for writer in writers]
+        while any(writer.acknowledged < count + 5 for writer, count in zip(writers, before, strict=True)):
+            await asyncio.sleep(0.02)
+
     async def during() -> None:
         await told(lambda said: said == {()})
+        await all_acknowledged()
         await all_served()
+        refused = [writer.refused for writer in writers]
         await asyncio.to_thread(fault.begin)
         try:
             await asyncio.sleep(FAULT_S)
             if fault.told:
-                await told(lambda said: all(len(lines) == 1 and _names(lines[0], fault.told) for lines in said))
+                await told(lambda said: all(_names(lines, fault.told) for lines in said))
             await all_served()
         finally:
             await asyncio.to_thread(fault.end)
+        await all_acknowledged()
+        if not fault.writable:
+            assert all(writer.refused > count for writer, count in zip(writers, refused, strict=True))
         await told(lambda said: said == {()})
         await all_served()
-        await asyncio.to_thread(pair.share, expected["left"])
+        await asyncio.to_thread(pair.share, expected[RELEASE])
+
+    async def writing() -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(writer.run(own.target)) for writer, own in zip(writers, pair.servers, strict=True)
+            ]
+            try:
+                await during()
+            finally:
+                for task in tasks:
+                    task.cancel()
 
     first, second = loads
-    await first.run(CALLERS, lambda: second.run(CALLERS, during))
+    await first.run(CALLERS, lambda: second.run(CALLERS, writing))
+    pair.same_catalog()
 
 
-def _names(line: str, told: str) -> bool:
-    return line.startswith(f"user cache: Redis {told}; ")
+def _names(lines: tuple[str, ...], told: str) -> bool:
+    """Whether a worker says what is wrong for the user cache, and nothing else but that changes are missing."""
+    said = [line for line in lines if not line.startswith(CUT_OFF)]
+    return len(said) == 1 and said[0].startswith(f"user cache: Redis {told}; ")
+
+
+def check_latecomer(pair: Pair) -> None:
+    """A server that starts now has what the others have, as soon as it serves."""
+    catalog = pair.same_catalog()
+    with pair.start(workers=1) as late:
+        assert catalog_of(late, RELEASE, list(catalog)) == catalog
 
 
 # ---- one Redis
@@ -128,7 +194,7 @@ def _names(line: str, told: str) -> bool:
 @pytest.fixture(scope="module")
 def standalone(orthogonal: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     folder = tmp_path_factory.mktemp("standalone")
-    redis = RedisServer(folder / "redis", *LOGINS, user=ADMIN)
+    redis = RedisServer(folder / "redis", *APPEND_ALWAYS, *LOGINS, user=ADMIN)
     try:
         with pair(orthogonal, folder, redis, f"redis://{USER}@127.0.0.1:{redis.port}") as found:
             yield found
@@ -143,10 +209,14 @@ async def test_redis_in_the_middle_of_traffic(standalone: Pair, expected: Mappin
     await check(standalone, FAULTS[name](standalone.redis), expected)
 
 
+def test_a_server_that_starts_after_all_has_the_same_items(standalone: Pair) -> None:
+    check_latecomer(standalone)
+
+
 @pytest.fixture(scope="module")
 def slow(orthogonal: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pair, Slowing]]:
     folder = tmp_path_factory.mktemp("slow")
-    redis = RedisServer(folder / "redis")
+    redis = RedisServer(folder / "redis", *APPEND_ALWAYS)
     try:
         with Slowing(redis.port) as way, pair(orthogonal, folder, redis, way.url) as found:
             yield found, way
@@ -170,9 +240,10 @@ async def test_redis_becomes_slow_in_the_middle_of_traffic(
 async def test_a_primary_of_a_cluster_fails_over_in_the_middle_of_traffic(
     orthogonal: Path, tmp_path: Path, expected: Mapping[str, Expected]
 ) -> None:
-    cluster = RedisCluster(tmp_path / "cluster")
+    cluster = RedisCluster(tmp_path / "cluster", *APPEND_ALWAYS)
     try:
-        with pair(orthogonal, tmp_path, cluster, cluster.nodes[1].url) as found:
-            await check(found, failing_over(cluster), expected)
+        with pair(orthogonal, tmp_path, cluster, cluster.nodes[1].url, "--change-log-replicas", "1") as found:
+            await check(found, failing_over(cluster, LOG), expected)
+            await asyncio.to_thread(check_latecomer, found)
     finally:
         cluster.close()
