@@ -92,25 +92,27 @@ def main() -> int:
     args = parser.parse_args()
     name = f"bench-{args.items}"
     with ProgressBars() as bars:
-        releases = ensure_release(FOLDER, args.items, bars)
+        release = ensure_release(FOLDER, args.items, bars) / name
     print(f"{args.items:,} items, {DIMENSION} dimensions, {os.cpu_count()} cores, {args.rounds} rounds")
     with tempfile.TemporaryDirectory(dir=FOLDER) as temporary, ExitStack() as started:
-        light = Path(temporary, "light")
-        light.mkdir()
-        LocalRepository(light).add(releases / name, lambda: None, [VECTORS])
-        (light / "active").write_text(f"{name}\n")
+        whole, light = Path(temporary, "whole"), Path(temporary, "light")
+        for folder in (whole, light):
+            folder.mkdir()
+            (folder / "active").write_text(f"{name}\n")
+        (whole / name).symlink_to(release)
+        LocalRepository(light).add(release, lambda: None, [VECTORS])
         stores: dict[str, RedisServer | RedisCluster] = {}
         for kind, redis_type in (("standalone", RedisServer), ("Cluster", RedisCluster)):
             stores[kind] = redis_type(Path(temporary, kind))
             started.callback(stores[kind].close)
             with RedisStore(stores[kind].url) as store, ProgressBars() as bars:
-                ReleasePush(releases / name, store, RedisKeys("twotower:")).run(bars, "none")
+                ReleasePush(release, store, RedisKeys("twotower:")).run(bars, "none")
         rates = [{kind: load(light / name, redis) for kind, redis in stores.items()} for _ in range(args.rounds)]
         for kind in stores:
             found = [round[kind] for round in rates]
             spread = f"{min(found):,.0f} to {max(found):,.0f}"
             print(f"bulk load  {kind:<11} {statistics.median(found):10,.0f} items/s ({spread})")
-        servers = {"files": started.enter_context(serving(releases))}
+        servers = {"files": started.enter_context(serving(whole))}
         for kind, redis in stores.items():
             options = ("--redis", redis.url, "--item-store", "redis", "--item-store-budget-ms", str(_BUDGET_MS))
             servers[kind] = started.enter_context(serving(light, *options))

@@ -68,7 +68,8 @@ def recall(
     if excluded is not None:
         wanted[excluded] = False
     count = min(k, int(wanted.sum()))
-    rows, values = index.search(query, fetched_for(k), excluded_rows=excluded, eligible=eligible)
+    fetched = fetched_for(k, 0 if excluded is None else len(excluded), filtered=eligible is not None)
+    rows, values = index.search(query, fetched, excluded_rows=excluded, eligible=eligible)
     contenders = index.contenders(query, k, values)
     rows, values = rows[:contenders], values[:contenders]
     assert len(np.unique(rows)) == len(rows) >= count

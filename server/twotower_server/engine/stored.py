@@ -54,8 +54,9 @@ class StoredVectors:
         items, index, k = snapshot.items, snapshot.index, selection.k
         assert isinstance(index, CodesIndex), "a release without vectors is opened with such an index"
         excluded = excluded_rows(items, selection, exclude)
-        fetched = fetched_for(k)
-        if selection.filter is None and items.is_brief(fetched + (0 if excluded is None else len(excluded))):
+        count = 0 if excluded is None else len(excluded)
+        fetched = fetched_for(k, count, filtered=selection.filter is not None)
+        if selection.filter is None and items.is_brief(fetched + count):
             rows, values = items.search(query, fetched, excluded, None)
         else:
             rows, values = await run(items.search, query, fetched, excluded, selection.filter)

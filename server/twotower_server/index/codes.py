@@ -91,6 +91,7 @@ class CodesIndex:
         return self._probes * math.sqrt(max(1.0, nearest / MEASURED_K))
 
 
-def fetched_for(k: int) -> int:
-    """How many results of codes surely hold the k best, also where they lie as densely as nowhere else."""
-    return k + min(8 * k + 100, 8_000)
+def fetched_for(k: int, excluded: int, *, filtered: bool) -> int:
+    """How many results of codes surely hold the k best, with so many exclusions, and perhaps a filter."""
+    # What is left then may lie as densely as nothing near the query does.
+    return k + (min(8 * k + 100, 8_000) if filtered or excluded > k else k // 2 + 20)

@@ -14,11 +14,14 @@ from redis.asyncio import RedisCluster
 
 from twotower_server.errors import Reason, Refused
 from twotower_server.items.redis import RedisKeys
+from twotower_server.items.redis_bulk import BulkReader
 from twotower_server.redis_link import RedisLink
 
 log = logging.getLogger(__name__)
 
 _READS_AT_ONCE = 16
+# Callers wait for much less; a connection that has just begun may take this long.
+_ANSWER_S = 1.0
 
 
 class RedisVectors:
@@ -29,12 +32,15 @@ class RedisVectors:
         self._link = RedisLink("item store", url, authority, budget_ms, self._probe)
         self._keys = RedisKeys(prefix)
         self._reading = asyncio.Semaphore(_READS_AT_ONCE)
+        self._bulk: BulkReader | None = None
 
     async def start(self) -> None:
         """Connects; where that fails, goes on trying until it works or the store is closed."""
         await self._link.start()
 
     async def close(self) -> None:
+        if self._bulk is not None:
+            await self._bulk.close()
         await self._link.close()
 
     @property
@@ -82,10 +88,20 @@ class RedisVectors:
             return values
 
     async def _values(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Read quickly; what that does not understand, such as a slot that has moved, by redis-py, which does."""
+        if self._bulk is None:
+            self._bulk = BulkReader(self._link.client, _ANSWER_S)
+        try:
+            return await self._bulk.get(keys)
+        except TimeoutError:
+            raise
+        except Exception as error:
+            log.debug("item store: asking again: %s", error)
         client = self._link.client
         if not isinstance(client, RedisCluster):
             values: list[bytes | None] = await client.mget(keys)
             return values
+        await self._link.look_anew()
         pipeline = client.pipeline()
         for key in keys:
             pipeline.get(key)
