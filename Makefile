@@ -24,6 +24,7 @@ PROTOC_GEN_GO := v1.36.12
 PROTOC_GEN_GO_GRPC := v1.6.2
 GHZ := v0.93.0
 GRPCURL := v1.9.3
+STATICCHECK := v0.8.2
 
 # Written by hand: all but what protoc generates.
 GO_SOURCES = $(shell find clients/go -name '*.go' -not -path 'clients/go/gen/*')
@@ -59,10 +60,12 @@ test-python: .venv/.dev $(GO) $(TOOLS)/bin/grpcurl $(REDIS_SERVER) ## Run the Py
 redis: $(REDIS_SERVER) ## Find or unpack the Redis that tests start
 
 .PHONY: test-go
-test-go: $(GO) ## Check, build and test the Go client, its stubs and examples
+test-go: $(GO) $(TOOLS)/bin/staticcheck ## Check, build and test the Go client; test-python runs it against a server
 	@unformatted=$$($(TOOLS)/bin/gofmt -l $(GO_SOURCES)); \
 	test -z "$$unformatted" || { echo "Not formatted, run \`make format\`:" $$unformatted >&2; exit 1; }
-	cd clients/go && $(GO) build ./... && $(GO) vet ./... && $(GO) test ./...
+	cd clients/go && $(GO) build ./... && $(GO) vet ./... && $(TOOLS)/bin/staticcheck ./...
+	@race=-race; command -v "$$($(GO) env CC)" >/dev/null || { race=; echo 'No C compiler: without the race detector'; }; \
+	cd clients/go && set -x && $(GO) test $$race ./...
 
 .PHONY: test-train
 test-train: .venv-train/.train ## Run the tests of training (installs PyTorch)
@@ -234,6 +237,10 @@ $(TOOLS)/bin/.protoc-plugins: Makefile | $(GO)
 $(TOOLS)/bin/ghz: | $(GO)
 	@echo 'Building the load generator ghz $(GHZ) into .tools'
 	GOBIN=$(TOOLS)/bin $(GO) install github.com/bojand/ghz/cmd/ghz@$(GHZ)
+
+$(TOOLS)/bin/staticcheck: | $(GO)
+	@echo 'Building staticcheck $(STATICCHECK) into .tools'
+	GOBIN=$(TOOLS)/bin $(GO) install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)
 
 $(TOOLS)/bin/grpcurl: | $(GO)
 	@echo 'Building grpcurl $(GRPCURL) into .tools'

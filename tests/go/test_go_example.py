@@ -1,4 +1,4 @@
-"""The Go example is built with the Go toolchain and calls the real server through the Go stubs."""
+"""The Go example is built with the Go toolchain and calls the real server through the Go client."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_example_scores_the_items_that_it_is_given(recommend: Path, server: Any)
 def test_example_names_the_call_that_failed(recommend: Path, server: Any) -> None:
     done = _run(str(recommend), server.target, *["i1"] * 10_001)
     assert done.returncode == 1
-    assert "Score: rpc error: code = InvalidArgument desc = LIMIT_EXCEEDED: " in done.stderr
+    assert "scoring: twotower: LIMIT_EXCEEDED: " in done.stderr
 
 
 def _run(*command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:

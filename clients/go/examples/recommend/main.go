@@ -1,5 +1,5 @@
-// Command recommend shows the calls of a recommendation pipeline through the generated stubs: what is served, a
-// user's embedding, scores of known items, and the best items of the catalog.
+// Command recommend shows the calls of a recommendation pipeline: what is served, a user's embedding, the best items of
+// the catalog, and scores of known items.
 //
 //	go run ./examples/recommend localhost:50051 [ITEM_ID ...]
 package main
@@ -12,10 +12,7 @@ import (
 	"os"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-
-	twotowerv1 "github.com/twotower/twotower/clients/go/gen/twotower/v1"
+	"github.com/twotower/twotower/clients/go/twotower"
 )
 
 func main() {
@@ -28,57 +25,55 @@ func main() {
 	}
 }
 
-// run calls the server at target. Without item ids it scores what Recommend found.
+// run calls the server at target. Without item ids it scores what was recommended.
 func run(target string, itemIDs []string) (err error) {
-	connection, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	client, err := twotower.Dial(ctx, target)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, connection.Close()) }()
-	client := twotowerv1.NewTwoTowerServiceClient(connection)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
+	defer func() { err = errors.Join(err, client.Close()) }()
 
-	info, err := client.GetServingInfo(ctx, &twotowerv1.GetServingInfoRequest{})
+	info, err := client.ServingInfo(ctx)
 	if err != nil {
-		return fmt.Errorf("GetServingInfo: %w", err)
+		return fmt.Errorf("what is served: %w", err)
 	}
-	for _, release := range info.Releases {
+	for _, release := range info.GetReleases() {
 		fmt.Printf("release %s: %d items, dimension %d, active %t\n",
-			release.Release, release.Items, release.Dimension, release.Active)
+			release.GetRelease(), release.GetItems(), release.GetDimension(), release.GetActive())
 	}
 
-	user := &twotowerv1.User{
-		UserId:   "u1",
-		Features: map[string]float64{"user_age": 34, "user_interest_sport": 0.8},
-		StringFeatures: map[string]*twotowerv1.StringList{
-			"user_gender": {Values: []string{"f"}},
-		},
+	user := &twotower.User{
+		ID:             "u1",
+		Features:       map[string]float64{"user_age": 34, "user_interest_sport": 0.8},
+		StringFeatures: map[string][]string{"user_gender": {"f"}},
 	}
-	embedded, err := client.GetUserEmbedding(ctx, &twotowerv1.GetUserEmbeddingRequest{User: user})
+	embedded, err := client.EmbedUser(ctx, user)
 	if err != nil {
-		return fmt.Errorf("GetUserEmbedding: %w", err)
+		return fmt.Errorf("the user's embedding: %w", err)
 	}
 	fmt.Printf("user %s: %d values by release %s, %d features used\n",
-		user.UserId, len(embedded.Embedding.Values), embedded.Release, embedded.FeatureUse.GetUsed())
+		user.ID, len(embedded.Values), embedded.Release, embedded.FeatureUse.GetUsed())
 
 	// The embedding names its release, so these calls are served by the one that computed it.
-	best, err := client.Recommend(ctx, &twotowerv1.RecommendRequest{Embedding: embedded.Embedding, K: 5})
+	best, err := client.Recommend(ctx, &twotower.RecommendRequest{
+		Embedding: &embedded.Embedding,
+		Selection: twotower.Selection{K: 5},
+	})
 	if err != nil {
-		return fmt.Errorf("Recommend: %w", err)
+		return fmt.Errorf("recommending: %w", err)
 	}
 	for rank, item := range best.Items {
-		fmt.Printf("recommended %d: %s score %.4f\n", rank+1, item.ItemId, item.Score)
+		fmt.Printf("recommended %d: %s score %.4f\n", rank+1, item.ItemID, item.Score)
 	}
 
 	if len(itemIDs) == 0 {
-		for _, item := range best.Items {
-			itemIDs = append(itemIDs, item.ItemId)
-		}
+		itemIDs = best.ItemIDs()
 	}
-	scored, err := client.Score(ctx, &twotowerv1.ScoreRequest{Embedding: embedded.Embedding, ItemIds: itemIDs})
+	scored, err := client.Score(ctx, &twotower.ScoreRequest{Embedding: &embedded.Embedding, ItemIDs: itemIDs})
 	if err != nil {
-		return fmt.Errorf("Score: %w", err)
+		return fmt.Errorf("scoring: %w", err)
 	}
 	for i, id := range itemIDs {
 		fmt.Printf("scored %s: %.4f\n", id, scored.Scores[i])
