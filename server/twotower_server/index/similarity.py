@@ -50,9 +50,12 @@ def best(
     top = at_least_kth(values, k)
     top = top[np.argsort(-values[top], kind="stable")]
     rows, values = rows[top], values[top]
-    if (values[1:] == values[:-1]).any():
-        ids = item_ids(rows)
+    same = values[1:] == values[:-1]
+    if same.any():
+        # Only what ties is named: among thousands of results a few always do.
+        tied = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
+        ids = item_ids(rows[tied])
         by_id = np.array(sorted(range(len(ids)), key=ids.__getitem__))
-        order = by_id[np.argsort(-values[by_id], kind="stable")]
-        rows, values = rows[order], values[order]
+        order = by_id[np.argsort(-values[tied][by_id], kind="stable")]
+        rows[tied] = rows[tied][order]
     return rows[:k], values[:k]
