@@ -157,7 +157,6 @@ async def check(pair: Pair, fault: Fault, expected: Mapping[str, Expected]) -> N
             assert all(writer.refused > count for writer, count in zip(writers, refused, strict=True))
         await told(lambda said: said == {()})
         await all_served()
-        await asyncio.to_thread(pair.share, expected[RELEASE])
 
     async def writing() -> None:
         async with asyncio.TaskGroup() as group:
@@ -172,6 +171,7 @@ async def check(pair: Pair, fault: Fault, expected: Mapping[str, Expected]) -> N
 
     first, second = loads
     await first.run(CALLERS, lambda: second.run(CALLERS, writing))
+    pair.share(expected[RELEASE])
     pair.same_catalog()
 
 
