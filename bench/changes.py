@@ -59,7 +59,7 @@ def measure(serving: v1.TwoTowerServiceStub, catalog: v1.CatalogServiceStub, ite
     batches_ms = []
     for size in SIZES:
         while changed < size:
-            request = v1.UpsertItemsRequest(changes=[_upsert(i, items) for i in range(changed, changed + BATCH)])
+            request = v1.UpsertItemsRequest(changes=[upsert(i, items) for i in range(changed, changed + BATCH)])
             batches_ms.append(_timed(catalog.UpsertItems, request))
             changed += BATCH
         recommend, by_id, by_key = _requests(items)
@@ -70,7 +70,7 @@ def measure(serving: v1.TwoTowerServiceStub, catalog: v1.CatalogServiceStub, ite
             _latency(serving.Score, by_key),
         )
     single_ms = [
-        _timed(catalog.UpsertItems, v1.UpsertItemsRequest(changes=[_upsert(i, items)]))
+        _timed(catalog.UpsertItems, v1.UpsertItemsRequest(changes=[upsert(i, items)]))
         for i in range(changed, changed + SINGLE)
     ]
     upserts = Table(title="upserts, one call at a time", title_justify="left")
@@ -85,7 +85,8 @@ def measure(serving: v1.TwoTowerServiceStub, catalog: v1.CatalogServiceStub, ite
     console.print(upserts)
 
 
-def _upsert(number: int, items: int) -> v1.ItemChange:
+def upsert(number: int, items: int) -> v1.ItemChange:
+    """Of an item of the release where the number is odd, of a new one where it is even."""
     place = number % (2 * items)
     item_id = f"item-{place}" if place % 2 else f"new-{place}"
     features = dict(zip(ITEM_FEATURES, _random.normal(size=len(ITEM_FEATURES)).tolist(), strict=True))

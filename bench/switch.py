@@ -35,7 +35,7 @@ from twotower_server.release.format import Manifest
 
 RATE = 400  # calls a second
 SWITCHES = 10
-_RPC = "GetUserEmbedding"
+_REQUESTS = "GetUserEmbedding.named"
 LOADED = twotower.ReleaseState.LOADED
 
 
@@ -110,9 +110,9 @@ def measure(
     for column in ("", "goal", "measured"):
         table.add_column(column, justify="left" if not column else "right")
     ratios = [during / peace for during, peace in zip(switch_ms, peace_ms, strict=True)]
-    table.add_row("p99 in peace, ms", "", _spread(peace_ms))
-    table.add_row("p99 while verified, loaded, switched, ms", "", _spread(switch_ms))
-    table.add_row("ratio", "≤ 2", _spread(ratios))
+    table.add_row("p99 in peace, ms", "", spread(peace_ms))
+    table.add_row("p99 while verified, loaded, switched, ms", "", spread(switch_ms))
+    table.add_row("ratio", "≤ 2", spread(ratios))
     table.add_row(f"Anonymous, MiB, before → after {switches} switches", "", _both(before_mib, after_mib))
     growth = max(after / before for before, after in zip(before_mib, after_mib, strict=True))
     table.add_row("greatest growth", "≤ 1.1", f"{growth:.2f}")
@@ -120,11 +120,15 @@ def measure(
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
-def load(server: Server, folder: Path, seconds: float) -> float:
-    """Calls at `RATE` for some seconds; the p99 in ms. Ends the program when a call fails."""
+def load(server: Server, folder: Path, seconds: float, requests: str = _REQUESTS, rate: int = RATE) -> float:
+    """Calls at a rate for some seconds; the p99 in ms. Ends the program when a call fails.
+
+    requests: a case of `bench.run`, named for its RPC.
+    """
+    rpc = requests.partition(".")[0]
     command = [os.environ.get("GHZ", "ghz"), "--insecure", "--protoset", str(folder / "twotower.binpb")]
-    command += ["--call", f"{SERVICE}.{_RPC}", "--binary-file", str(folder / f"{_RPC}.named.ghz")]
-    command += ["--rps", str(RATE), "--concurrency", "16", "--connections", "16", "--duration", f"{seconds}s"]
+    command += ["--call", f"{SERVICE}.{rpc}", "--binary-file", str(folder / f"{requests}.ghz")]
+    command += ["--rps", str(rate), "--concurrency", "16", "--connections", "16", "--duration", f"{seconds}s"]
     command += ["--duration-stop", "wait", "--format", "json", server.target]
     done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     if done["statusCodeDistribution"].keys() != {"OK"}:
@@ -144,11 +148,11 @@ def _switch(server: Server, client: twotower.Client, release: str, done: threadi
 
 
 @contextmanager
-def start_server(releases: Path, folder: Path, workers: int = 2) -> Iterator[Server]:
+def start_server(releases: Path, folder: Path, *options: str, workers: int = 2) -> Iterator[Server]:
     """`twotower serve`, which keeps its data in `folder` and closes a release soon after another is active."""
     command = [sys.executable, "-m", "twotower_server.cli.main", "serve", "--releases", str(releases)]
     command += ["--data", str(folder / "data"), "--listen", "localhost:0"]
-    command += ["--workers", str(workers), "--keep-s", "2", "--log-level", "warning"]
+    command += ["--workers", str(workers), "--keep-s", "2", "--log-level", "warning", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         try:
@@ -167,7 +171,8 @@ def _both(before: list[float], after: list[float]) -> str:
     return " … ".join(f"{one:.0f} → {other:.0f}" for one, other in zip(before, after, strict=True))
 
 
-def _spread(figures: list[float]) -> str:
+def spread(figures: list[float]) -> str:
+    """Median, least and most."""
     return f"{statistics.median(figures):.2f} ({min(figures):.2f} … {max(figures):.2f})"
 
 
