@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import threading
@@ -84,6 +85,42 @@ def test_compaction_after_compaction(folder: Path, data: Path) -> None:
             until(lambda round=round: live.own.server.log().count(DONE) >= round)  # type: ignore[misc]
             check_filled(live, 30 + round)
         assert number_of(data) >= 4
+
+
+def test_a_worker_that_slept_through_it_goes_on_with_what_serves(folder: Path, data: Path) -> None:
+    with living(folder, data, *COMPACT) as live:
+        fill(live, 3)
+        sleeper, awake = workers(live.own.server)
+        os.kill(sleeper, signal.SIGSTOP)
+        try:
+            with reached(live.own) as other:  # connections that the sleeper took never answer
+                connection = next(c for c in other.connections if answers(c.catalog))
+                changes = [by_vector(f"w{i}", "dot", [float(i)] * 8) for i in range(40)]
+                connection.catalog.UpsertItems(v1.UpsertItemsRequest(changes=changes), timeout=20)
+                until(lambda: DONE in live.own.server.log())
+        finally:
+            os.kill(sleeper, signal.SIGCONT)
+        until(lambda: agrees(live, "w39", 39.0))
+        set_after = by_vector("after", "dot", [5.0] * 8)
+        live.upsert(set_after)
+        live.check_vector("after", "dot", np.full(8, 5.0))
+        assert sorted(workers(live.own.server)) == sorted((sleeper, awake)), "nobody was replaced"
+
+
+def answers(catalog: v1.CatalogServiceStub) -> bool:
+    try:
+        catalog.DeleteItems(v1.DeleteItemsRequest(item_ids=["never"]), timeout=1)
+    except grpc.RpcError:
+        return False
+    return True
+
+
+def agrees(live: Live, item_id: str, value: float) -> bool:
+    try:
+        vectors = live.vectors(item_id, "dot")
+    except (grpc.RpcError, AssertionError):
+        return False
+    return all(vector is not None and vector[0] == value for vector in vectors)
 
 
 def test_when_all_items_are_gone_the_log_is_compacted_alone(folder: Path, data: Path) -> None:

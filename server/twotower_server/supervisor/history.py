@@ -24,7 +24,8 @@ class History:
         self.snapshots: dict[str, Snapshot] = {}
         self._catalog = catalog
         self._open_release = open_release
-        self._reader = Reader(catalog, number)
+        # What was compacted is in the releases' bases; one without gets it when it is opened.
+        self._reader = Reader(catalog, number, prefix=False)
 
     def is_source(self, number: int) -> bool:
         """Whether the log of another number was made from what this one has read, so that it can go on there."""
