@@ -243,12 +243,20 @@ class RedisLog:
         arguments = (mark.position, mark.token, name, sent, size_bytes, sha256)
         return bool(self._node.run(_PUBLISH, [self._log, self._snapshot], *arguments))
 
-    def evicts(self) -> str:
-        """The policy by which a full server would drop the log; "" = it never does."""
-        info = self._node.ask("INFO", "memory").decode()
-        about = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-        policy: str = about["maxmemory_policy"]
-        return policy if about["maxmemory"] != "0" and policy.startswith("allkeys") else ""
+    def risks(self) -> list[str]:
+        """How this Redis is told to lose the log, one sentence each."""
+        memory, persistence = self._about("memory"), self._about("persistence")
+        found = []
+        policy = memory["maxmemory_policy"]
+        if memory["maxmemory"] != "0" and policy.startswith("allkeys"):
+            found.append(f"Redis drops keys when it is full ({policy}), and may drop the log of item changes")
+        if persistence["aof_enabled"] != "1":
+            found.append("Redis keeps no append-only file: item changes are lost when it restarts")
+        return found
+
+    def _about(self, section: str) -> dict[str, str]:
+        lines = self._node.ask("INFO", section).decode().splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
 
     def close(self) -> None:
         """A call that is under way ends as it would."""

@@ -39,8 +39,8 @@ class Sharing:
             log.error("%s; this server begins with those that it had: %s", _AWAY, error)
 
     def _begin(self) -> None:
-        if policy := self._shared.redis.evicts():
-            log.warning("Redis drops keys when it is full (%s), and may drop the log of item changes", policy)
+        for risk in self._shared.redis.risks():
+            log.warning(risk)
         try:
             self._shared.pull()
         except (Diverged, Behind) as error:

@@ -127,7 +127,7 @@ def test_a_server_that_is_not_there_has_appended_nothing(redis_server: RedisServ
     for _ in range(2):
         with pytest.raises(NotAppended, match=f"^no connection to Redis at 127.0.0.1:{redis_server.port}"):
             append(log, b"b")
-    for call in (lambda: log.read(BEGINNING), lambda: log.wait(BEGINNING, 1.0), log.snapshot, log.evicts):
+    for call in (lambda: log.read(BEGINNING), lambda: log.wait(BEGINNING, 1.0), log.snapshot, log.risks):
         with pytest.raises(StoreUnavailable):
             call()
     redis_server.start()

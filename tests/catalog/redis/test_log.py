@@ -21,7 +21,7 @@ from tests.catalog.redis.entries import (
     positions,
 )
 from tests.redis.fixtures import StartRedis
-from tests.redis.running import RedisCluster, RedisServer
+from tests.redis.running import APPEND_ALWAYS, RedisCluster, RedisServer
 from tests.supervisor.running import PATIENCE_S, until
 from twotower_server.catalog.record import BEGINNING, Mark
 from twotower_server.catalog.redis_log import LARGEST_BEYOND, Diverged, RedisLog
@@ -193,21 +193,21 @@ def test_a_login_with_few_rights_a_database_and_tls_are_enough(start_redis: Star
     found = log.snapshot()
     assert found is not None
     assert list(found[1]) == [b"s"]
-    assert log.evicts() == ""
+    assert len(log.risks()) == 1
     assert list(server.client.info("keyspace")) == ["db3"]
     assert server.client.acl_log() == []
 
 
-def test_a_policy_that_would_drop_the_log_is_told(redis_server: RedisServer, open_log: OpenLog) -> None:
-    log = open_log(redis_server.url)
-    for policy, size, told in (
-        ("allkeys-lru", "0", ""),
-        ("allkeys-lru", "1gb", "allkeys-lru"),
-        ("volatile-lru", "1gb", ""),
-    ):
-        redis_server.client.config_set("maxmemory-policy", policy)
-        redis_server.client.config_set("maxmemory", size)
-        assert log.evicts() == told
+def test_settings_that_would_lose_the_log_are_told(start_redis: StartRedis, open_log: OpenLog) -> None:
+    server = start_redis(*APPEND_ALWAYS)
+    log = open_log(server.url)
+    assert log.risks() == []
+    for policy, size, told in (("allkeys-lru", "0", 0), ("allkeys-lru", "1gb", 1), ("volatile-lru", "1gb", 0)):
+        server.client.config_set("maxmemory-policy", policy)
+        server.client.config_set("maxmemory", size)
+        assert len(log.risks()) == told
+    server.client.config_set("appendonly", "no")
+    assert log.risks() == ["Redis keeps no append-only file: item changes are lost when it restarts"]
 
 
 def test_many_threads_share_the_connections(redis_server: RedisServer, open_log: OpenLog) -> None:
