@@ -1,4 +1,4 @@
-"""What callers notice when something befalls the Redis of the user cache: `python -m bench.redis_faults`.
+"""What callers notice when something befalls the Redis of the servers: `python -m bench.redis_faults`.
 
 A real server of two workers. ghz calls GetUserEmbedding and Score at a fixed rate that leaves it time to breathe,
 without waiting for answers, for users whom the cache does not know at first: every call looks into Redis. In the
@@ -196,7 +196,7 @@ def _serving(release: Path, folder: Path, url: str) -> Iterator[str]:
     (releases / "active").write_text(f"{release.name}\n")
     command = [sys.executable, "-m", "twotower_server.cli.main", "serve", "--releases", str(releases)]
     command += ["--data", str(folder / "data"), "--listen", "localhost:0", "--workers", "2", "--log-level", "error"]
-    command += ["--user-cache", "ttl", "--user-cache-redis", "--redis", url]
+    command += ["--user-cache", "ttl", "--user-cache-redis", "--change-log", "redis", "--redis", url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         try:
