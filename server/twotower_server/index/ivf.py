@@ -25,6 +25,9 @@ _CODES_A_VECTOR = 8
 # Walking ends when twice as many lists changed at most this share of the best. Each doubling changes fewer than the one
 # before it, so that all further ones together would bring about half as many again: recall stays above 0.95 (measured).
 _LATE_SHARE = 0.1
+# When an eighth of all lists is walked and the half that came last still gave most of the best, no list leads to them:
+# they lie all around, as when only what is far away is eligible.
+_LOST_SHARE = 0.5
 # Codes that are compared in about a millisecond.
 _BRIEF_VALUES = 4_000_000
 # Faiss replaces constructors when it is imported; its type information shows the old ones.
@@ -119,8 +122,11 @@ class IvfSq8Index:
             rows, values = np.concatenate([rows, new_rows]), np.concatenate([values, new_values])
             # Of a few results alone the share that came late says nothing.
             judged = at_least_kth(values, max(k, MEASURED_K))
-            if begin and len(rows) >= k and np.count_nonzero(judged >= earlier) <= _LATE_SHARE * len(judged):
+            late = np.count_nonzero(judged >= earlier)
+            if begin and len(rows) >= k and late <= _LATE_SHARE * len(judged):
                 return rows
+            if begin and end >= lists // 8 and late > _LOST_SHARE * len(judged):
+                return None
             kept = at_least_kth(values, fetched)
             rows, values = rows[kept], values[kept]
             begin, end = end, 2 * end
