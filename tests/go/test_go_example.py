@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-MODULE = Path(__file__).parents[2] / "clients" / "go"
+from tests.go.conftest import MODULE
 
 
 @pytest.fixture(scope="module")
-def recommend(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recommend(go: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example as a program."""
-    go = shutil.which(os.environ.get("GO", "go"))
-    if go is None:
-        pytest.fail("no Go toolchain found: run the tests by `make test`, which installs one, or set GO to its path")
     program = tmp_path_factory.mktemp("go") / "recommend"
     built = _run(go, "build", "-o", str(program), "./examples/recommend", folder=MODULE)
     assert built.returncode == 0, built.stderr
