@@ -93,7 +93,9 @@ def main() -> int:
             worker.ticks_ms()
             done = load.call(worker.target, "Recommend", file, concurrency=IN_FLIGHT, seconds=args.seconds)
             table.add_row(name, f"{done.calls_s:,.0f}", f"{done.p50_ms:.1f}", *_quantiles(worker.ticks_ms()))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    console.print(table)
+    console.print(f"load average of {os.cpu_count()} cores: {os.getloadavg()[0]:.1f} (the bench alone is 2 to 4)")
     return 0
 
 

@@ -86,6 +86,7 @@ def main() -> int:
         sizes.add_row(f"{items:,}", index.kind, recall, *score.row(), *recommend.row(), f"{memory:.0f}")
     console.print(sizes)
     console.print(filters(args.filter_items, args.seconds))
+    console.print(f"load average of {os.cpu_count()} cores: {os.getloadavg()[1]:.1f} (the bench alone is 1 to 2)")
     return 0
 
 

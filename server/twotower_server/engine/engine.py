@@ -94,6 +94,8 @@ class Engine:
         self._stored = stored
         self._user_vectors = UserVectors(limits, cache)
         self._threads = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="search")
+        # Held by the one search that may run on the event loop between two looks at it.
+        self._turn = asyncio.Lock()
 
     def close(self) -> None:
         self._threads.shutdown(wait=True)
@@ -286,6 +288,9 @@ class Engine:
             return await self._of_store().search(snapshot, query, selection, exclude, user, self._in_thread)
         nearest = selection.k + len(selection.exclude_ids) + len(selection.exclude_keys)
         if selection.filter is None and snapshot.items.is_brief(nearest):
+            await self._turn.acquire()
+            # Not now: all calls that are ready have their part of this turn, and each may be a search.
+            asyncio.get_running_loop().call_soon(self._turn.release)
             return search(snapshot, query, selection, exclude, user)
         return await self._in_thread(search, snapshot, query, selection, exclude, user)
 

@@ -1,15 +1,20 @@
-"""Answers with thousands of items are written in turns: the event loop looks after other calls between them."""
+"""What keeps the event loop free for other calls: large answers are written in turns, brief searches take turns."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from google.protobuf.message import Message
 
-from twotower_server.engine.model import Found, UserVector
+from twotower_server.engine.engine import Engine
+from twotower_server.engine.limits import Limits
+from twotower_server.engine.model import Found, GivenEmbedding, Selection, UserVector
+from twotower_server.engine.route import Releases
+from twotower_server.release.snapshot import Snapshot
 from twotower_server.rpc import convert
 
 Answer = Callable[[Found], Awaitable[Message]]
@@ -30,7 +35,7 @@ def found(count: int, *, embeddings: bool = False, attributes: int = 0) -> Found
     )
 
 
-async def turns_beside(answer: Awaitable[Message]) -> int:
+async def turns_beside(answer: Awaitable[object]) -> int:
     """How often another task ran until the answer was there."""
     turns = 0
 
@@ -69,3 +74,26 @@ def test_an_answer_in_turns_has_every_item_in_its_place() -> None:
     assert [list(item.embedding.values) for item in items] == expected.embeddings.tolist()
     assert {item.embedding.release for item in items} == {"r1"}
     assert [item.attributes["a1"].number for item in items] == [float(i) for i in range(2_500)]
+
+
+def test_searches_on_the_loop_take_turns(releases: Path) -> None:
+    snapshot = Snapshot.open(releases / "dot")
+    engine = Engine(Releases({"dot": snapshot}, "dot"), Limits())
+    query = GivenEmbedding(np.ones(snapshot.manifest.dimension, np.float32), "dot")
+    selection = Selection(5, None, (), np.empty(0, np.uint64), embeddings=False, attributes=())
+
+    async def searches(count: int) -> list[Found]:
+        return await asyncio.gather(*(engine.search_items(query, selection) for _ in range(count)))
+
+    async def measured() -> tuple[int, int, list[Found]]:
+        alone = await turns_beside(engine.search_items(query, selection))
+        return alone, await turns_beside(searches(16)), await searches(16)
+
+    try:
+        assert snapshot.items.is_brief(5)
+        alone, together, results = asyncio.run(measured())
+        assert alone == 0
+        assert together >= 15
+        assert len({tuple(found.item_ids) for found in results}) == 1
+    finally:
+        engine.close()
