@@ -30,7 +30,7 @@ class CodesIndex:
     """
 
     def __init__(self, index: Any, probes: int) -> None:
-        """probes: lists to walk for `MEASURED_K` of all items. With a filter all lists are walked: 4 ns a code."""
+        """probes: lists to walk for `MEASURED_K` of all items. With a filter all lists are walked."""
         self._index = index
         self._probes = probes
         trained = faiss.vector_to_array(index.sq.trained)  # the least value of each dimension, then its range
