@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,17 @@ def go() -> str:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Switchable:
+    """A server that tests may change."""
+
+    target: str
+    server: Server
+
+
 @pytest.fixture(scope="module")
-def switchable(releases: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Target of a server of two workers, with the releases `dot` (active) and `cosine`, for one file of tests."""
+def switchable(releases: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Switchable]:
+    """A server of two workers, with the releases `dot` (active) and `cosine`, for one file of tests."""
     folder = tmp_path_factory.mktemp("go")
     own = folder / "releases"
     own.mkdir()
@@ -35,6 +44,6 @@ def switchable(releases: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     command = ["-m", "twotower_server.cli.main", "serve", "--releases", str(own), "--data", str(folder / "data")]
     server = Server([*command, "--listen", "localhost:0", "--workers", "2"], folder / "log", {})
     try:
-        yield str(server.ready()["target"])
+        yield Switchable(str(server.ready()["target"]), server)
     finally:
         server.close()

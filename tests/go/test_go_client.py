@@ -6,14 +6,14 @@ import os
 import re
 import subprocess
 
-from tests.go.conftest import MODULE
+from tests.go.conftest import MODULE, Switchable
 
 
-def test_the_go_client_passes_its_tests_against_a_real_server(go: str, switchable: str) -> None:
+def test_the_go_client_passes_its_tests_against_a_real_server(go: str, switchable: Switchable) -> None:
     done = subprocess.run(
         [go, "test", "-count=1", "-v", "./twotower"],
         cwd=MODULE,
-        env={**os.environ, "TWOTOWER_TEST_TARGET": switchable},
+        env={**os.environ, "TWOTOWER_TEST_TARGET": switchable.target},
         capture_output=True,
         text=True,
         timeout=600,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trustme
 
-from tests.go.conftest import MODULE
+from tests.go.conftest import MODULE, Switchable
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "go-client.md"
 TEXT = DOCUMENT.read_text("utf-8")
@@ -52,16 +52,16 @@ func main() {{
 """
 
 
-def test_every_example_runs(go: str, switchable: str, tmp_path: Path) -> None:
+def test_every_example_runs(go: str, switchable: Switchable, tmp_path: Path) -> None:
     functions = ""
     for start, example in EXAMPLES:
         # The compiler's lines are then those of the document.
         place = f"//line {DOCUMENT.name}:{TEXT.count(chr(10), 0, start) + 1}"
         functions += f"func() error {{\n{place}\n{example}\nreturn nil\n}},\n"
-    functions = functions.replace("localhost:50051", switchable)
+    functions = functions.replace("localhost:50051", switchable.target)
     functions = functions.replace("2026-05-01", "dot").replace("2026-05-02", "cosine")
     program = PROGRAM.format(
-        imports="{imports}", target=f'"{switchable}", twotower.WithTimeout(time.Minute)', examples=functions
+        imports="{imports}", target=f'"{switchable.target}", twotower.WithTimeout(time.Minute)', examples=functions
     )
     imports = "".join(f'\t"{path}"\n' for name, path in PACKAGES.items() if f"{name}." in program)
     (tmp_path / "main.go").write_text(program.replace("{imports}", imports), "utf-8")

@@ -6,7 +6,8 @@ import (
 	"sync"
 )
 
-// userCoalescers has a coalescer for each release and cache mode: a BatchGetUserEmbeddings has one of each.
+// userCoalescers has a coalescer for each release and cache mode: a BatchGetUserEmbeddings has one of each. They stay as
+// long as the client; a server has few releases.
 type userCoalescers struct {
 	core   *core
 	limits Coalescing
@@ -33,7 +34,8 @@ func (u *userCoalescers) of(o callOptions) *coalescer[*UserEmbedding] {
 					answers[i].err = err.asCall(entryField("users", i), "user")
 					continue
 				}
-				answers[i].value = &found.Embeddings[i]
+				own := found.Embeddings[i] // a caller who keeps it keeps nothing of the others
+				answers[i].value = &own
 			}
 			return answers, nil
 		},

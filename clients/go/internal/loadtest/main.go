@@ -178,7 +178,8 @@ func measure(
 				return nil, err
 			}
 		}
-		for range rounds {
+		for round := range rounds {
+			log.Printf("%d callers, round %d of %d", count, round+1, rounds)
 			for _, one := range kinds {
 				latencies, err := load(ctx, one, count, duration)
 				if err != nil {
