@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from tests.conftest import ATTRIBUTES, Command
 from tests.model_folder import item_table
+from tests.reliability.serving import Own, connected
+from tests.supervisor.running import Server
 from twotower_server.items.catalog import Catalog
 from twotower_server.release.build import Recipe, build_release
 from twotower_server.release.format import ITEMS, VECTORS
@@ -20,6 +23,7 @@ from twotower_server.release.format import ITEMS, VECTORS
 LARGE_ITEMS = 5_000
 
 Items = Callable[..., tuple[int, str, str]]
+Start = Callable[..., Own]
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +66,28 @@ def items(
         return run_twotower("items", *arguments)
 
     return run
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a server of a folder, with more options of `twotower serve`."""
+    with ExitStack() as started:
+
+        def run(releases: Path | str, *options: str, name: str = "server") -> Own:
+            command = [
+                "-m",
+                "twotower_server.cli.main",
+                "serve",
+                "--releases",
+                str(releases),
+                "--listen",
+                "localhost:0",
+            ]
+            server = Server([*command, "--data", str(tmp_path / name), *options], tmp_path / f"log-{name}", {})
+            started.callback(server.close)
+            return started.enter_context(connected(server))
+
+        yield run
 
 
 def vectors_of(release: Path) -> dict[bytes, NDArray[np.float32]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +13,12 @@ import pytest
 
 from tests.catalog.live import by_features, by_vector
 from tests.conftest import Command
-from tests.redis.conftest import LARGE_ITEMS, Items, vectors_of
+from tests.redis.conftest import LARGE_ITEMS, Items, Start, vectors_of
 from tests.redis.fixtures import StartRedis, StartRedisCluster
 from tests.redis.running import APPEND_ALWAYS, RedisCluster, RedisServer
-from tests.reliability.serving import Own, connected
+from tests.reliability.serving import Own
 from tests.rpc.messages import ITEM, USER, item, user
-from tests.supervisor.running import Server, until
+from tests.supervisor.running import until
 from twotower import v1
 from twotower_server.cli.exit_code import ExitCode
 from twotower_server.config import Config, ConfigError
@@ -39,31 +38,6 @@ def light(walked: Path, tmp_path: Path) -> Path:
     shutil.copytree(walked, folder)
     (folder / "walked" / VECTORS).unlink()
     return folder
-
-
-Start = Callable[..., Own]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a server of a folder, with more options of `twotower serve`."""
-    with ExitStack() as started:
-
-        def run(releases: Path, *options: str, name: str = "server") -> Own:
-            command = [
-                "-m",
-                "twotower_server.cli.main",
-                "serve",
-                "--releases",
-                str(releases),
-                "--listen",
-                "localhost:0",
-            ]
-            server = Server([*command, "--data", str(tmp_path / name), *options], tmp_path / f"log-{name}", {})
-            started.callback(server.close)
-            return started.enter_context(connected(server))
-
-        yield run
 
 
 @pytest.fixture

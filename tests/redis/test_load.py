@@ -7,18 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import ITEMS, Command, Running
-from tests.redis.conftest import Items, vectors_of
+from tests.redis.conftest import Items, Start, vectors_of
 from tests.redis.running import RedisCluster, RedisServer
 from tests.redis.stalling import Stalling
-from tests.reliability.serving import Own, connected
+from tests.reliability.serving import Own
 from tests.rpc.messages import USER, user
 from tests.supervisor.running import PATIENCE_S, Server
 from twotower import v1
@@ -28,7 +27,6 @@ from twotower_server.release.format import FILES, INDEX, MANIFEST, VECTORS, Mani
 from twotower_server.release.golden import Golden
 
 Release = Callable[..., tuple[int, str, str]]
-Start = Callable[..., Own]
 
 
 @pytest.fixture
@@ -50,28 +48,6 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def release(items: Items, data: Path, run_twotower: Command) -> Release:
     """Runs `twotower release` on `own`, unless told otherwise, with a data folder of its own."""
     return lambda *arguments: run_twotower("release", *arguments)
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a server of a folder, with more options of `twotower serve`."""
-    with ExitStack() as started:
-
-        def run(releases: Path | str, *options: str) -> Own:
-            command = [
-                "-m",
-                "twotower_server.cli.main",
-                "serve",
-                "--releases",
-                str(releases),
-                "--listen",
-                "localhost:0",
-            ]
-            server = Server([*command, "--data", str(tmp_path / "server"), *options], tmp_path / "log", {})
-            started.callback(server.close)
-            return started.enter_context(connected(server))
-
-        yield run
 
 
 def copied(release: Release, source: Path, name: str, target: Path | str, *options: str) -> None:
