@@ -20,7 +20,7 @@ USER, ADMIN = "app:secret", "admin:root"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """begin, end: return when it has begun and ended.
+    """begin, end: return when it has begun and ended, which it may do again and again.
 
     told: what is wrong with Redis, as the user cache of a server says it; "" = it may not notice. writable: whether
     Redis takes writes meanwhile, be it late.
@@ -35,19 +35,23 @@ class Fault:
 def _killing_connections(server: RedisServer) -> Fault:
     """All connections but that of the test break, ten times a second."""
     stop = threading.Event()
+    threads: list[threading.Thread] = []
 
     def run() -> None:
         while not stop.wait(0.1):
             with suppress(redis.ResponseError):  # there was none
                 server.client.execute_command("CLIENT KILL TYPE normal SKIPME yes")
 
-    thread = threading.Thread(target=run)
+    def begin() -> None:
+        stop.clear()
+        threads.append(threading.Thread(target=run))
+        threads[-1].start()
 
     def end() -> None:
         stop.set()
-        thread.join(PATIENCE_S)
+        threads.pop().join(PATIENCE_S)
 
-    return Fault(thread.start, end, "", writable=True)
+    return Fault(begin, end, "", writable=True)
 
 
 def _refusing_logins(server: RedisServer) -> Fault:

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.catalog.live import READY, workers
+from tests.catalog.live import READY, reached, workers
 from tests.reliability.conftest import stamp
-from tests.reliability.load import IDS
 from tests.reliability.serving import Own, connected, starting
-from tests.reliability.writing import Catalog, Writer, catalog_of, lost
+from tests.reliability.writing import Catalog, Writer, agreed
 from tests.supervisor.running import Server, until
 
 # Of the vectors that the callers send.
@@ -76,20 +75,13 @@ class Member:
             self._writing = None
 
 
-def same_catalog(members: Sequence[Member], others: Sequence[str] = ()) -> Catalog:
-    """Waits until all workers live and all servers have the same items; returns them.
+def same_catalog(members: Sequence[Member]) -> Catalog:
+    """Waits until all workers of all servers live and have the same items; returns them.
 
-    What was changed by their callers must be what it may be. others: ids of more items to look at.
+    What was changed by their callers must be what it may be.
     """
-    writers = [member.writer for member in members]
-    ids = [*(item_id for writer in writers for item_id in writer.possible), *IDS, *others]
-    found: list[Catalog] = []
-
-    def agree() -> bool:
-        found[:] = [catalog_of(member.own, RELEASE, ids) for member in members]
-        return all(catalog == found[0] for catalog in found)
-
     until(lambda: all(member.is_whole and not member.own.degraded() for member in members))
-    until(agree)
-    assert lost(found[0], writers) == {}
-    return found[0]
+    with ExitStack() as opened:
+        lives = [opened.enter_context(reached(member.own)) for member in members]
+        servings = [connection.serving for live in lives for connection in live.connections]
+        return agreed(servings, RELEASE, [member.writer for member in members])

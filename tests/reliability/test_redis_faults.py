@@ -22,9 +22,9 @@ from tests.redis.faults import ADMIN, FAULTS, LOGINS, SLOWNESS, USER, Fault, fai
 from tests.redis.running import APPEND_ALWAYS, RedisCluster, RedisServer
 from tests.redis.slowing import Slowing
 from tests.reliability.conftest import own_folder, stamp
-from tests.reliability.load import IDS, RPCS, USERS, Expected, Load, features_of
+from tests.reliability.load import RPCS, USERS, Expected, Load, features_of
 from tests.reliability.serving import OWN_CONNECTION, Own, connected, starting
-from tests.reliability.writing import Catalog, Writer, catalog_of, lost
+from tests.reliability.writing import Catalog, Writer, agreed, catalog_of
 from tests.rpc.messages import user
 from tests.supervisor.running import until
 from twotower import v1
@@ -72,17 +72,8 @@ class Pair:
 
     def same_catalog(self) -> Catalog:
         """Waits until every worker of both servers has the same items, which must be what they may be; returns them."""
-        ids = [item_id for writer in self.writers for item_id in writer.possible] + IDS
-        found: list[Catalog] = []
-
-        def agree() -> bool:
-            found[:] = (catalog_of(own, RELEASE, ids) for connections in self.connections for own in connections)
-            return all(catalog == found[0] for catalog in found)
-
-        until(agree)
-        assert lost(found[0], self.writers) == {}
-        assert None not in {found[0][item_id] for item_id in IDS}
-        return found[0]
+        servings = [own.serving for connections in self.connections for own in connections]
+        return agreed(servings, RELEASE, self.writers)
 
     def share(self, expected: Expected) -> None:
         """Waits until every worker has taken from Redis what a worker of the other server computed."""
@@ -185,7 +176,7 @@ def check_latecomer(pair: Pair) -> None:
     """A server that starts now has what the others have, as soon as it serves."""
     catalog = pair.same_catalog()
     with pair.start(workers=1) as late:
-        assert catalog_of(late, RELEASE, list(catalog)) == catalog
+        assert catalog_of(late.serving, RELEASE, list(catalog)) == catalog
 
 
 # ---- one Redis

@@ -107,6 +107,6 @@ async def test_nothing_acknowledged_is_lost_whatever_is_killed(servers: Servers,
     late = Member(servers.releases, tmp_path / "late", servers.redis.url)
     late.start()
     try:
-        assert catalog_of(late.own, RELEASE, list(catalog)) == catalog
+        assert catalog_of(late.own.serving, RELEASE, list(catalog)) == catalog
     finally:
         late.kill()

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
 import grpc.aio
 import numpy as np
 
-from tests.reliability.load import broken
-from tests.reliability.serving import OWN_CONNECTION, Own
-from tests.supervisor.running import PATIENCE_S
+from tests.reliability.load import IDS, broken
+from tests.reliability.serving import OWN_CONNECTION
+from tests.supervisor.running import PATIENCE_S, until
 from twotower import v1
 
 _IDS = 6
@@ -83,23 +83,35 @@ class Writer:
         self.acknowledged += 1
 
 
-def catalog_of(own: Own, release: str, item_ids: Sequence[str]) -> Catalog:
-    """What a server has of items."""
-    request = v1.BatchGetItemEmbeddingsRequest(
-        item_ids=item_ids, release=release, encoding=v1.EMBEDDING_ENCODING_MATRIX
-    )
-    answer = own.serving.BatchGetItemEmbeddings(request)
-    assert not answer.problems, answer.problems
-    first = np.frombuffer(answer.matrix.values, "<f4").reshape(len(item_ids), -1)[:, 0].tolist()
-    missing = set(answer.missing_indices)
-    return {item_id: None if i in missing else first[i] for i, item_id in enumerate(item_ids)}
+def agreed(servings: Sequence[v1.TwoTowerServiceStub], release: str, writers: Sequence[Writer]) -> Catalog:
+    """Waits until all have the same items, which must be what they may be; returns them."""
+    ids = [*(item_id for writer in writers for item_id in writer.possible), *IDS]
+    found: list[Catalog] = []
 
+    def agree() -> bool:
+        found[:] = [catalog_of(serving, release, ids) for serving in servings]
+        return all(catalog == found[0] for catalog in found)
 
-def lost(catalog: Catalog, writers: Iterable[Writer]) -> dict[str, tuple[Value, set[Value]]]:
-    """Items that are nothing of what they may be: what they are, and what they may be."""
-    return {
+    until(agree)
+    catalog = found[0]
+    lost = {
         item_id: (catalog[item_id], possible)
         for writer in writers
         for item_id, possible in writer.possible.items()
         if catalog[item_id] not in possible
     }
+    assert lost == {}
+    assert None not in {catalog[item_id] for item_id in IDS}, "nobody has deleted these"
+    return catalog
+
+
+def catalog_of(serving: v1.TwoTowerServiceStub, release: str, item_ids: Sequence[str]) -> Catalog:
+    """What a worker has of items."""
+    request = v1.BatchGetItemEmbeddingsRequest(
+        item_ids=item_ids, release=release, encoding=v1.EMBEDDING_ENCODING_MATRIX
+    )
+    answer = serving.BatchGetItemEmbeddings(request)
+    assert not answer.problems, answer.problems
+    first = np.frombuffer(answer.matrix.values, "<f4").reshape(len(item_ids), -1)[:, 0].tolist()
+    missing = set(answer.missing_indices)
+    return {item_id: None if i in missing else first[i] for i, item_id in enumerate(item_ids)}
