@@ -29,6 +29,9 @@ STATICCHECK := v0.8.2
 # Written by hand: all but what protoc generates.
 GO_SOURCES = $(shell find clients/go -name '*.go' -not -path 'clients/go/gen/*')
 
+# What depends on more than gRPC is a module of its own.
+GO_MODULES := clients/go clients/go/vectors
+
 # Caches of its own: the Go toolchain needs no home folder then, and `make clean` removes everything.
 export GOPATH := $(TOOLS)/gopath
 export GOCACHE := $(TOOLS)/gocache
@@ -63,9 +66,9 @@ redis: $(REDIS_SERVER) ## Find or unpack the Redis that tests start
 test-go: $(GO) $(TOOLS)/bin/staticcheck ## Check, build and test the Go client; test-python runs it against a server
 	@unformatted=$$($(TOOLS)/bin/gofmt -l $(GO_SOURCES)); \
 	test -z "$$unformatted" || { echo "Not formatted, run \`make format\`:" $$unformatted >&2; exit 1; }
-	cd clients/go && $(GO) build ./... && $(GO) vet ./... && $(TOOLS)/bin/staticcheck ./...
+	for module in $(GO_MODULES); do (cd $$module && $(GO) build ./... && $(GO) vet ./... && $(TOOLS)/bin/staticcheck ./...); done
 	@race=-race; command -v "$$($(GO) env CC)" >/dev/null || { race=; echo 'No C compiler: without the race detector'; }; \
-	cd clients/go && set -x && $(GO) test $$race ./...
+	for module in $(GO_MODULES); do (cd $$module && set -x && $(GO) test $$race ./...); done
 
 .PHONY: test-train
 test-train: .venv-train/.train ## Run the tests of training (installs PyTorch)
