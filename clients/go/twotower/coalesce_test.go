@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -588,5 +589,27 @@ func check(t *testing.T, id string, err error, mayCancel bool) {
 	case id == "bad" && errors.Is(err, ErrNoKnownFeature):
 	default:
 		t.Errorf("%s: %v", id, err)
+	}
+}
+
+// BenchmarkLoneCall has nobody to travel with: what coalescing costs then, in medians of calls that take turns.
+func BenchmarkLoneCall(b *testing.B) {
+	server := serve(b, sequence(served))
+	clients := []*Client{dial(b, server.target, WithoutCoalescing()), dial(b, server.target)}
+	one := busyUser()
+	times := make([][]time.Duration, 2)
+	for i := 0; b.Loop(); i = 1 - i {
+		begin := time.Now()
+		if _, err := clients[i].EmbedUser(b.Context(), one); err != nil {
+			b.Fatal(err)
+		}
+		times[i] = append(times[i], time.Since(begin))
+	}
+	if len(times[1]) == 0 {
+		return
+	}
+	for i, unit := range []string{"ns/single", "ns/coalesced"} {
+		slices.Sort(times[i])
+		b.ReportMetric(float64(times[i][len(times[i])/2]), unit)
 	}
 }

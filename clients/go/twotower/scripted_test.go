@@ -71,7 +71,7 @@ func (s *scripted) handle(
 }
 
 func serve(
-	t *testing.T, answer func(context.Context, proto.Message) (proto.Message, error), opts ...grpc.ServerOption,
+	t testing.TB, answer func(context.Context, proto.Message) (proto.Message, error), opts ...grpc.ServerOption,
 ) *scripted {
 	t.Helper()
 	script := &scripted{answer: answer}
@@ -122,7 +122,7 @@ func retryAfter(wait time.Duration) protoadapt.MessageV1 {
 }
 
 // dial makes a client with the patience of a test; options come last and win.
-func dial(t *testing.T, target string, opts ...Option) *Client {
+func dial(t testing.TB, target string, opts ...Option) *Client {
 	t.Helper()
 	client, err := Dial(t.Context(), target, append([]Option{WithTimeout(time.Minute)}, opts...)...)
 	if err != nil {
