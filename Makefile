@@ -91,9 +91,15 @@ types: .venv/.dev ## Check types
 	.venv/bin/mypy
 
 .PHONY: lint-proto
-lint-proto: $(BUF) ## Check the contract's style and that everything in it is commented
+lint-proto: $(BUF) ## Check the contract's style, its comments, and that it breaks no caller
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
+	$(BUF) breaking --against tests/golden/contract.txtpb
+
+.PHONY: freeze-contract
+freeze-contract: $(BUF) ## Write down what was added to the contract, for `buf breaking`
+	$(BUF) breaking --against tests/golden/contract.txtpb
+	$(BUF) build --exclude-source-info --as-file-descriptor-set --output tests/golden/contract.txtpb
 
 .PHONY: check-imports
 check-imports: .venv/.dev ## Check that imports point one way

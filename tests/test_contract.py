@@ -1,4 +1,8 @@
-"""The contract is frozen: names, numbers and types of the stubs against a listing of the agreed skeleton."""
+"""The contract is frozen: names, numbers and types of the stubs against a listing of the agreed skeleton.
+
+`buf breaking` compares proto/ with the frozen descriptors beside the listing: besides, they hold the names of files, Go
+packages and JSON fields. A copy in the repository, since a clone of one branch has no other to compare with.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pb2, text_format
 from google.protobuf.descriptor import FileDescriptor
 
 from twotower import v1
 
 GOLDEN = Path(__file__).parent / "golden" / "contract.txt"
+FROZEN = GOLDEN.with_suffix(".txtpb")
 MODULES = sorted(f"twotower.v1.{module.name}" for module in pkgutil.iter_modules(v1.__path__))
 FILES: list[FileDescriptor] = [getattr(v1, name) for name in v1.__all__ if name.endswith("_FILE")]
 
@@ -27,6 +32,12 @@ def test_names_numbers_and_types_are_the_agreed_ones() -> None:
         file.CopyToProto(described)
         files.append(described)
     assert sorted(line for file in files for line in listing(file)) == GOLDEN.read_text("utf-8").splitlines()
+
+
+def test_the_frozen_descriptors_hold_all_of_the_contract() -> None:
+    """What was added to the contract and not frozen yet could still be broken: `make freeze-contract`."""
+    frozen = text_format.Parse(FROZEN.read_text("utf-8"), descriptor_pb2.FileDescriptorSet())
+    assert sorted(line for file in frozen.file for line in listing(file)) == GOLDEN.read_text("utf-8").splitlines()
 
 
 def test_every_proto_file_is_compared() -> None:
