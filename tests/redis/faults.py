@@ -23,7 +23,7 @@ class Fault:
     """begin, end: return when it has begun and ended, which it may do again and again.
 
     told: what is wrong with Redis, as the user cache of a server says it; "" = it may not notice. writable: whether
-    Redis takes writes meanwhile, be it late.
+    what is written meanwhile may still be taken, be it late.
     """
 
     begin: Callable[[], object]
@@ -89,7 +89,7 @@ def _filling(server: RedisServer) -> Fault:
 FAULTS: Mapping[str, Callable[[RedisServer], Fault]] = {
     "stopped": lambda server: Fault(server.stop, server.start, "cannot be reached"),
     "killed": lambda server: Fault(server.kill, server.start, "cannot be reached"),
-    "paused": lambda server: Fault(server.pause, server.resume, "does not answer in time"),
+    "paused": lambda server: Fault(server.pause, server.resume, "does not answer in time", writable=True),
     "out of memory": _filling,
     "refusing logins": _refusing_logins,
     "denying commands": _denying_commands,
