@@ -76,7 +76,7 @@ func (c *Client) Close() error {
 // several calls, or for as long as the caller likes. Another release may become active meanwhile; when the server
 // retires the pinned one at last, the view's calls fail with ErrReleaseNotLoaded, and never get another release.
 func (c *Client) Pin(ctx context.Context) (*Client, error) {
-	info, err := (&Client{core: c.core}).ServingInfo(ctx)
+	info, err := c.PinTo("").ServingInfo(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -113,7 +113,8 @@ func (c *coalescer[T]) do(ctx context.Context, request encoded, candidates int) 
 		runtime.Gosched() // goroutines that are ready to call may join; without any it costs nothing
 		first := c.take()
 		if first != nil && len(first.entries) == 1 && first.entries[0] == own {
-			value, err := c.one(ctx, request)
+			value, err := c.one(first.ctx, request)
+			first.cancel()
 			if next := c.take(); next != nil {
 				go c.fly(next)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -494,6 +495,30 @@ func TestABatchKeepsItsBounds(t *testing.T) {
 		add(test.count, test.size, test.work)
 		if got := fmt.Sprint(sizes()); got != test.want || c.inFlight != 0 || c.work != 0 || len(c.waiting) != 0 {
 			t.Errorf("%s: %s, want %s; in flight %d, work %d", name, got, test.want, c.inFlight, c.work)
+		}
+	}
+}
+
+// foreign is a context of another package: context.WithCancel watches it by a goroutine.
+type foreign struct{ context.Context }
+
+func (foreign) Done() <-chan struct{} { return make(chan struct{}) }
+
+func TestCallsLeaveNothingWithAContextThatLivesOn(t *testing.T) {
+	server := serveMirror(t, first())
+	client := dial(t, server.target, WithTimeout(0))
+	if _, err := client.EmbedUser(t.Context(), user("u", 1)); err != nil {
+		t.Fatal(err)
+	}
+	before := runtime.NumGoroutine()
+	for range 200 {
+		if _, err := client.EmbedUser(foreign{t.Context()}, user("u", 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(time.Minute); runtime.NumGoroutine() > before+100; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), before)
 		}
 	}
 }
