@@ -127,6 +127,10 @@ demo-model: .venv-train/.train ## Train the towers of the demo release again
 bench: .venv/.dev $(TOOLS)/bin/ghz ## Measure the server with a load generator outside its process
 	GHZ=$(TOOLS)/bin/ghz .venv/bin/python -m bench.run $(BENCH)
 
+.PHONY: bench-go
+bench-go: $(GO) ## Measure the Go client against a server that runs; BENCH="-target localhost:50051" passes options on
+	cd clients/go && $(GO) run ./internal/loadtest $(BENCH)
+
 .PHONY: clean
 clean: ## Remove the environments, programs and caches made here
 	rm -rf .venv .venv-train .tools .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
