@@ -44,6 +44,7 @@ func serveMirror(t *testing.T, holds func(proto.Message) bool) *mirror {
 	return m
 }
 
+// first says true of the lone call of a user.
 func first(of ...string) func(proto.Message) bool {
 	return func(request proto.Message) bool {
 		single, ok := request.(*twotowerv1.GetUserEmbeddingRequest)

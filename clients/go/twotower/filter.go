@@ -79,25 +79,25 @@ func (a Attribute) Is(flag bool) Condition {
 
 // LessThan holds when attribute < value.
 func (a Attribute) LessThan(value float64) Condition {
-	return a.within(&twotowerv1.Range{Max: &value, MaxExclusive: true})
+	return a.inRange(&twotowerv1.Range{Max: &value, MaxExclusive: true})
 }
 
 // AtMost holds when attribute ≤ value.
-func (a Attribute) AtMost(value float64) Condition { return a.within(&twotowerv1.Range{Max: &value}) }
+func (a Attribute) AtMost(value float64) Condition { return a.inRange(&twotowerv1.Range{Max: &value}) }
 
 // MoreThan holds when attribute > value.
 func (a Attribute) MoreThan(value float64) Condition {
-	return a.within(&twotowerv1.Range{Min: &value, MinExclusive: true})
+	return a.inRange(&twotowerv1.Range{Min: &value, MinExclusive: true})
 }
 
 // AtLeast holds when attribute ≥ value.
-func (a Attribute) AtLeast(value float64) Condition { return a.within(&twotowerv1.Range{Min: &value}) }
+func (a Attribute) AtLeast(value float64) Condition { return a.inRange(&twotowerv1.Range{Min: &value}) }
 
 // Between holds when least ≤ attribute ≤ most.
 func (a Attribute) Between(least, most float64) Condition {
-	return a.within(&twotowerv1.Range{Min: &least, Max: &most})
+	return a.inRange(&twotowerv1.Range{Min: &least, Max: &most})
 }
 
-func (a Attribute) within(bounds *twotowerv1.Range) Condition {
+func (a Attribute) inRange(bounds *twotowerv1.Range) Condition {
 	return Condition{&twotowerv1.Condition{Attribute: a.name, Range: bounds}}
 }

@@ -274,9 +274,9 @@ func TestSearchesFilterExcludeAndReturn(t *testing.T) {
 	if found.UserEmbedding == nil || found.FeatureUse.GetUsed() != 5 {
 		t.Errorf("%+v", found)
 	}
-	near2, err := client.SearchItems(ctx, &twotower.SearchRequest{ItemID: "i1", Selection: twotower.Selection{K: 3}})
-	if err != nil || len(near2.Items) != 3 || slices.Contains(near2.ItemIDs(), "i1") {
-		t.Fatal(near2, err)
+	neighbours, err := client.SearchItems(ctx, &twotower.SearchRequest{ItemID: "i1", Selection: twotower.Selection{K: 3}})
+	if err != nil || len(neighbours.Items) != 3 || slices.Contains(neighbours.ItemIDs(), "i1") {
+		t.Fatal(neighbours, err)
 	}
 	stored, err := client.ItemEmbedding(ctx, "i1")
 	if err != nil {
@@ -462,7 +462,7 @@ func TestReleasesAreLoadedSplitAndSwitchedUnderCoalescedCalls(t *testing.T) {
 	if err != nil || shares["cosine"] != 0.5 {
 		t.Error(shares, err)
 	}
-	if err := eventually(ctx, client, "dot", "cosine"); err != nil {
+	if err := servedByAll(ctx, client, "dot", "cosine"); err != nil {
 		t.Error(err)
 	}
 	if _, err := releases.Activate(ctx, "cosine", "cosine"); !errors.Is(err, twotower.ErrReleaseMismatch) {
@@ -504,8 +504,8 @@ func TestReleasesAreLoadedSplitAndSwitchedUnderCoalescedCalls(t *testing.T) {
 	}
 }
 
-// eventually waits until a split sends users to all of these releases.
-func eventually(ctx context.Context, client *twotower.Client, releases ...string) error {
+// servedByAll is an error unless the split sends some of many users to each of these releases.
+func servedByAll(ctx context.Context, client *twotower.Client, releases ...string) error {
 	users := make([]*twotower.User, 100)
 	for i := range users {
 		users[i] = someone(i)
