@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from twotower_server.engine.change import CatalogEngine
 from twotower_server.engine.engine import Engine
 from twotower_server.engine.limits import Limits
 from twotower_server.engine.stored import StoredVectors
+from twotower_server.engine.whole import WholeCalls
 from twotower_server.errors import ReleaseRefused
 from twotower_server.release.format import GOLDEN
 from twotower_server.release.golden import Golden
@@ -38,10 +40,14 @@ from twotower_server.rpc.servicer import TwoTowerServicer
 from twotower_server.supervisor.board import Board
 from twotower_server.supervisor.child import Parent
 from twotower_server.supervisor.follower import Follower
+from twotower_server.supervisor.generation import Generation
 from twotower_server.supervisor.job import Event, Job, Report
 from twotower_server.supervisor.page import Page
+from twotower_server.supervisor.port import shared_sockets
 
-if TYPE_CHECKING:  # redis-py takes 9 MB of each worker
+if TYPE_CHECKING:  # redis-py takes 9 MB of each worker, aiohttp 15 MB
+    from twotower_server.http.metrics import ServerState
+    from twotower_server.http.server import HttpServer
     from twotower_server.items.redis_vectors import RedisVectors
 
 log = logging.getLogger(__name__)
@@ -57,7 +63,8 @@ def run_worker(job: Job, parent: Parent) -> None:
 
 async def _serve(job: Job, parent: Parent) -> None:
     config = job.config
-    row = Board(job.folder / "board", config.workers).rows[job.slot]
+    board = Board(job.folder / "board", config.workers)
+    row = board.rows[job.slot]
     page = Page(job.folder / "page")
     cache = open_user_cache(config)
     closed = None if cache is None else cache.forget
@@ -72,9 +79,6 @@ async def _serve(job: Job, parent: Parent) -> None:
         except ReleaseRefused as error:
             parent.report(Report(Event.REFUSED, str(error)))
             return
-        # What is there now stays: collections look at the garbage of calls alone, not at every imported module.
-        gc.collect()
-        gc.freeze()
         if cache is not None:
             await cache.start()
             started.push_async_callback(cache.close)
@@ -84,7 +88,8 @@ async def _serve(job: Job, parent: Parent) -> None:
             started.push_async_callback(vectors.close)
         own = Log(job.catalog, page)
         changes = open_shared_log(config, own) or own
-        engine = Engine(follower, limits(config), cache, None if vectors is None else StoredVectors(vectors))
+        stored = None if vectors is None else StoredVectors(vectors)
+        engine = Engine(follower, limits(config), cache, stored)
         started.callback(engine.close)
         catalog = CatalogEngine(follower, changes.append, engine.limits)
         started.callback(catalog.close)
@@ -96,15 +101,25 @@ async def _serve(job: Job, parent: Parent) -> None:
                 "ReleaseService": ReleaseServicer(engine, parent.ask),
             }
             server = RpcServer(servicers, engine.limits, credentials=credentials, reflect=config.reflection)
+            calls = WholeCalls(follower, engine.limits, cache, stored)
+            http = open_http(config, calls, partial(observe, job.folder, page, board))
+            # What is there now stays: collections look at the garbage of calls alone, not at every imported module.
+            gc.collect()
+            gc.freeze()
             await server.start(str(job.address) if job.address.host else f"[::]:{job.address.port}")
+            if http is not None and job.http is not None:
+                await http.start(shared_sockets(job.http))
         except (OSError, RuntimeError, ValueError) as error:
-            parent.report(Report(Event.FAILED, f"cannot serve on {job.address}: {error}"))
+            where = job.address if job.http is None else f"{job.address} and {job.http}"
+            parent.report(Report(Event.FAILED, f"cannot serve on {where}: {error}"))
             return
         # Reverse order: first no new calls and a drain, then the engine that serves them.
-        started.push_async_callback(server.stop, config.grace_s)
+        started.push_async_callback(_stop, server, http, config.grace_s)
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         await server.set_serving(True)
+        if http is not None:
+            http.set_serving(True)
         parent.report(Report(Event.DONE))
         listening = asyncio.create_task(parent.listen())
         listening.add_done_callback(lambda _: os._exit(1))  # the supervisor is gone
@@ -117,6 +132,36 @@ async def _serve(job: Job, parent: Parent) -> None:
                 task.result()
             except ReleaseRefused as error:
                 parent.report(Report(Event.REFUSED, str(error)))
+
+
+async def _stop(server: RpcServer, http: HttpServer | None, grace_s: float) -> None:
+    """Both ports drain at the same time, so that together they take no longer than the grace."""
+    await asyncio.gather(server.stop(grace_s), *(() if http is None else (http.stop(),)))
+
+
+def open_http(config: Config, calls: WholeCalls, state: Callable[[], ServerState]) -> HttpServer | None:
+    """The server of the HTTP port; None when there is none."""
+    if config.http_listen is None:
+        return None
+    from twotower_server.http.server import HttpServer  # aiohttp takes 15 MB and 0.3 s: only where it is used
+
+    return HttpServer(calls, state, grace_s=config.grace_s, certificate=config.tls_certificate, key=config.tls_key)
+
+
+def observe(folder: Path, page: Page, board: Board) -> ServerState:
+    """What the processes of a server share, for /metrics. folder: of the server."""
+    from twotower_server.http.metrics import ServerState  # as above
+
+    while True:
+        number = page.current
+        try:
+            generation = Generation.read(folder, number)
+        except FileNotFoundError:
+            if number == page.current:
+                raise
+            continue  # a switch has just retired it
+        served = {release: board.counted(loaded.column) for release, loaded in generation.loaded.items()}
+        return ServerState(generation.active, served, [row.healthy for row in board.rows])
 
 
 def open_user_cache(config: Config) -> UserCache | None:

@@ -186,6 +186,14 @@ class Config:
             "HOST:PORT",
         ),
     )
+    http_listen: Address | None = field(
+        default=None,
+        metadata=_meta(
+            "serve KServe, TensorFlow Serving and TorchServe clients by HTTP, too: HOST:PORT as above, usually :8080",
+            _address,
+            "HOST:PORT",
+        ),
+    )
     workers: int = field(default=1, metadata=_meta("worker processes; all share the port", _count(1, 256), "N"))
     data: Path = field(
         default_factory=_default_data,
@@ -274,7 +282,7 @@ class Config:
     item_store: str = field(
         default="files",
         metadata=_meta(
-            "vectors of releases copied without them: files, loaded from Redis once; redis, read from there by each call",
+            "vectors of releases copied without them: files, loaded from Redis once; redis, read there by each call",
             _choice("files", "redis"),
             "KIND",
         ),
@@ -340,6 +348,8 @@ class Config:
         if (self.tls_certificate is None) != (self.tls_key is None):
             given, lacking = ("tls_certificate", "tls_key") if self.tls_key is None else ("tls_key", "tls_certificate")
             raise ConfigError(f"{given} is set without {lacking}: {flag(lacking)} names the other half")
+        if self.http_listen is not None and self.http_listen.port == self.listen.port != 0:
+            raise ConfigError(f"http_listen and listen have the port {self.listen.port}; each needs one of its own")
         if self.user_cache_redis and (self.redis is None or self.user_cache == "off"):
             lacking = "redis: --redis URL names it" if self.redis is None else "a cache: --user-cache ttl makes it"
             raise ConfigError(f"user_cache_redis is set without {lacking}")

@@ -21,6 +21,8 @@ ready, one JSON line goes to standard output:
 
   {"event": "serving", "release": "demo", "target": "localhost:50051", "port": 50051}
 
+and with --http-listen also "http_target": "localhost:8080".
+
 SIGTERM and SIGINT end the server when the calls in flight are done; sent again, at once.
 """
 
@@ -88,4 +90,6 @@ def announce(serving: Serving) -> None:
         "target": serving.address.target,
         "port": serving.address.port,
     }
+    if serving.http is not None:
+        line["http_target"] = serving.http.target
     print(json.dumps(line), flush=True)

@@ -87,6 +87,10 @@ class Encoder:
         self._ids_missing = [id for c in self._columns if c is not None for id in c.missing_ids]
         self._weights_missing = [w for c in self._columns if c is not None for w in c.missing_weights]
 
+    def knows(self, name: str) -> bool:
+        """Whether a value under this name is read."""
+        return name in self._names or self._bag_of(name) is not None
+
     def encode(self, rows: Sequence[FeatureRow]) -> Encoded:
         """Encodes rows; one that cannot be encoded is named in `refused` and does not harm the others."""
         numeric: list[float] = []

@@ -25,7 +25,7 @@ class Job:
     """The whole task of one process.
 
     name:    for its log lines, such as `worker 0`.
-    address: where to serve, with the real port.
+    address: where to serve, with the real port. http: the same for HTTP; None = not.
     folder:  what the processes of the server share: page, board, generations.
     catalog: folder of the log of changes.
     slot:    a worker's row on the board.
@@ -42,6 +42,7 @@ class Job:
     release: Path | None = None
     bases: Sequence[Path] = ()
     log_end: int = 0
+    http: Address | None = None
 
     def to_line(self) -> bytes:
         values = {
@@ -54,6 +55,7 @@ class Job:
             "release": self.release and str(self.release),
             "bases": [str(folder) for folder in self.bases],
             "log_end": self.log_end,
+            "http": self.http and str(self.http),
         }
         return _line(values)
 
@@ -70,6 +72,7 @@ class Job:
             values["release"] and Path(values["release"]),
             [Path(folder) for folder in values["bases"]],
             values["log_end"],
+            values["http"] and Address.parse(values["http"]),
         )
 
 

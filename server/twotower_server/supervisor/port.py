@@ -13,6 +13,7 @@ import fcntl
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -25,8 +26,12 @@ from twotower_server.supervisor.errors import PortTaken
 class Port:
     """Holds a port until it is closed. `address` has the real port, also when 0 was asked for."""
 
-    def __init__(self, wanted: Address) -> None:
-        """Raises PortTaken, or ConfigError when the address cannot be listened on."""
+    def __init__(self, wanted: Address, option: str = "--listen") -> None:
+        """option: that names the address, for messages.
+
+        Raises PortTaken, or ConfigError when the address cannot be listened on.
+        """
+        self._option = option
         self._held = ExitStack()
         try:
             self.address = Address(wanted.host, self._hold(wanted))
@@ -34,9 +39,9 @@ class Port:
             self.close()
             if error.errno == errno.EADDRINUSE:
                 raise PortTaken(
-                    f"port {wanted.port} is in use by another program; stop it, or choose another by --listen"
+                    f"port {wanted.port} is in use by another program; stop it, or choose another by {option}"
                 ) from None
-            raise ConfigError(f"cannot listen on {wanted}: {_advice(error)}") from None
+            raise ConfigError(f"cannot listen on {wanted}: {_advice(error, option)}") from None
         except BaseException:
             self.close()
             raise
@@ -55,29 +60,42 @@ class Port:
     def _hold(self, wanted: Address) -> int:
         port = wanted.port
         if port:
-            self._held.enter_context(_lock(port))
-        unavailable: OSError | None = None
-        held = 0
-        for family, place in _places(wanted.host):
-            try:
-                if port:
-                    _socket(family, place, port, socket.SO_REUSEADDR).close()
-                # The kernel gives port 0 a port that nobody has bound, shared or not: nothing to probe.
-                reserved = _socket(family, place, port, socket.SO_REUSEPORT)
-            except OSError as error:
-                # `localhost` is also ::1 on machines without IPv6.
-                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                    raise
-                unavailable = error
-                continue
+            self._held.enter_context(_lock(port, self._option))
+        for reserved in _bound(wanted, probe=True):
             self._held.enter_context(reserved)
-            held += 1
             if not port:
                 port = int(reserved.getsockname()[1])
-                self._held.enter_context(_lock(port))
-        if not held:
-            raise unavailable or OSError(errno.EADDRNOTAVAIL, "no address")
+                self._held.enter_context(_lock(port, self._option))
         return port
+
+
+def shared_sockets(address: Address) -> list[socket.socket]:
+    """Sockets of a worker, bound beside those that a `Port` holds, ready to listen. Raises OSError."""
+    return [*_bound(address, probe=False)]
+
+
+def _bound(wanted: Address, *, probe: bool) -> Iterator[socket.socket]:
+    """A socket for every address of the host, all on one port. probe: fail where anybody listens on a port."""
+    port = wanted.port
+    unavailable: OSError | None = None
+    found = 0
+    for family, place in _places(wanted.host):
+        try:
+            # The kernel gives port 0 a port that nobody has bound, shared or not: nothing to probe.
+            if probe and port:
+                _socket(family, place, port, socket.SO_REUSEADDR).close()
+            bound = _socket(family, place, port, socket.SO_REUSEPORT)
+        except OSError as error:
+            # `localhost` is also ::1 on machines without IPv6.
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+            unavailable = error
+            continue
+        found += 1
+        port = port or int(bound.getsockname()[1])
+        yield bound
+    if not found:
+        raise unavailable or OSError(errno.EADDRNOTAVAIL, "no address")
 
 
 def _places(host: str) -> list[tuple[socket.AddressFamily, str]]:
@@ -107,7 +125,7 @@ def _socket(family: socket.AddressFamily, place: str, port: int, option: int) ->
     return bound
 
 
-def _lock(port: int) -> IO[str]:
+def _lock(port: int, option: str) -> IO[str]:
     """Held while the file is open. Two servers that start at one moment both pass the probe, but not this."""
     file = _lock_path(port).open("a+")
     try:
@@ -121,7 +139,7 @@ def _lock(port: int) -> IO[str]:
         file.close()
         raise PortTaken(
             f"port {port} is in use by another twotower server (process {process or 'unknown'}); stop it, or "
-            "choose another by --listen"
+            f"choose another by {option}"
         ) from None
     except BaseException:
         file.close()
@@ -141,12 +159,12 @@ def _lock_path(port: int) -> Path:
     return folder / f"port-{network}{port}.lock"
 
 
-def _advice(error: Any) -> str:
+def _advice(error: Any, option: str) -> str:
     if isinstance(error, socket.gaierror):
-        return "no such host is known; name a host or an IP address of this machine, or none: --listen :PORT"
+        return f"no such host is known; name a host or an IP address of this machine, or none: {option} :PORT"
     match error.errno:
         case errno.EACCES:
             return "ports below 1024 need privileges; choose a larger one"
         case errno.EADDRNOTAVAIL | errno.EAFNOSUPPORT:
-            return "it is no address of this machine; --listen :PORT takes every interface"
+            return f"it is no address of this machine; {option} :PORT takes every interface"
     return str(error.strerror or error)

@@ -8,8 +8,8 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,11 +53,12 @@ _CLOSE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What is served, once all workers are ready."""
+    """What is served, once all workers are ready. http: where by HTTP; None = not."""
 
     release: str
     address: Address
     workers: int
+    http: Address | None = None
 
 
 def serve(config: Config, on_serving: Callable[[Serving], None], *, worker: str = WORKER) -> bool:
@@ -70,12 +71,23 @@ def serve(config: Config, on_serving: Callable[[Serving], None], *, worker: str 
     repository, release = _release_to_serve(config)
     shared = config.redis_prefix if config.change_log == "redis" else ""
     with (
-        Port(config.listen) as port,
+        _ports(config) as (address, http),
         server_folder(config.data) as folder,
         catalog_folder(config.data, str(repository), shared) as catalog,
     ):
-        job = Job("", config, port.address, folder, catalog)
+        job = Job("", config, address, folder, catalog, http=http)
         return asyncio.run(Supervisor(job, repository, release, worker).run(on_serving))
+
+
+@contextmanager
+def _ports(config: Config) -> Iterator[tuple[Address, Address | None]]:
+    """Holds the ports of the server: that of gRPC, and that of HTTP if it is wanted."""
+    with Port(config.listen) as port:
+        if config.http_listen is None:
+            yield port.address, None
+            return
+        with Port(config.http_listen, flag("http_listen")) as http:
+            yield port.address, http.address
 
 
 def _release_to_serve(config: Config) -> tuple[Repository, str]:
@@ -240,8 +252,9 @@ class Supervisor:
         if len(self._ready) == self._config.workers and not self._announced:
             self._announced = True
             active = self._switch.generation.active
-            log.info("serving %s on %s", active, self._address)
-            on_serving(Serving(active, self._address, self._config.workers))
+            http = self._job.http
+            log.info("serving %s on %s%s", active, self._address, "" if http is None else f", by HTTP on {http}")
+            on_serving(Serving(active, self._address, self._config.workers, http))
 
     async def _attend(self, worker: Process) -> Report | None:
         """Answers a worker's questions until it ends, or reports why it will."""
