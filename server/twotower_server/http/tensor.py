@@ -68,8 +68,10 @@ def instances_of(inputs: object) -> Instances:
 
 
 def _map(value: object, where: str) -> dict[str, object]:
+    if not isinstance(value, str):
+        raise Refused(Reason.FEATURE_TYPE, "an instance is one map of features, as JSON", where)
     try:
-        found = orjson.loads(value)  # type: ignore[arg-type]
+        found = orjson.loads(value)
     except orjson.JSONDecodeError as error:
         raise Refused(Reason.UNSPECIFIED, f"is not JSON: {error.msg}", where) from None
     if not isinstance(found, dict):
@@ -92,7 +94,7 @@ def _tensor(value: object, where: str) -> _Tensor:
     ):
         raise Refused(
             Reason.DIMENSION_MISMATCH,
-            "must be [instances] or [instances, columns], at least 1 of each",
+            "must be [instances] or [instances, columns], 1 or more each",
             f"{where}.shape",
         )
     rows, columns = shape[0], shape[1] if len(shape) == 2 else 1
