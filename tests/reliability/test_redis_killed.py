@@ -19,7 +19,7 @@ from tests.reliability.member import RELEASE, Member, same_catalog
 from tests.reliability.writing import catalog_of
 
 ROUNDS = 4
-KILLS = {"Redis": 15, "worker": 6, "server": 4}  # of each round
+KILLS = {"Redis": 18, "worker": 5, "server": 2}  # of each round
 # So few changes that the log is compacted again and again meanwhile.
 COMPACTING = ("--compact-changes", "200")
 
