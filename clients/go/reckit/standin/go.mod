@@ -1,0 +1,3 @@
+module github.com/rushteam/reckit
+
+go 1.24.0
