@@ -15,13 +15,16 @@ from aiohttp import web
 
 from twotower_server.engine.whole import WholeCalls
 from twotower_server.errors import Refused
-from twotower_server.http.body import READ_S, TooLarge, TooSlow
+from twotower_server.http.body import TooLarge, TooSlow
 from twotower_server.http.gateway import Gateway, Handler, UnknownModel
 from twotower_server.http.metrics import ServerState
 from twotower_server.http.model import Model
 from twotower_server.http.status import STATUSES, message_of
 
 log = logging.getLogger(__name__)
+# What aiohttp says of connections that broke, or sent no HTTP, with a stack each. Bugs are logged below.
+_connection_log = logging.getLogger(f"{__name__}.connection")
+_connection_log.setLevel(logging.CRITICAL)
 
 # Longer than Go's clients keep an idle connection (90 s): then they close it, and no call meets a closed one.
 # It is also how long a connection may take to send the head of a request.
@@ -61,7 +64,9 @@ class HttpServer:
 
         app = web.Application(middlewares=[call], client_max_size=self._limit_bytes)
         app.add_routes(self._gateway.routes())
-        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=_IDLE_S, shutdown_timeout=grace_s)
+        self._runner = web.AppRunner(
+            app, access_log=None, logger=_connection_log, keepalive_timeout=_IDLE_S, shutdown_timeout=grace_s
+        )
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Serves on bound sockets, which it takes over."""
@@ -112,7 +117,7 @@ class HttpServer:
             why = f"LIMIT_EXCEEDED: the request has more than {self._limit_bytes} bytes"
             return _refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, why)
         except TooSlow:
-            response = _refusal(HTTPStatus.REQUEST_TIMEOUT, f"DEADLINE: the body did not come within {READ_S:g} s")
+            response = _refusal(HTTPStatus.REQUEST_TIMEOUT, "DEADLINE: the body did not come in time")
             response.force_close()
             return response
         except web.HTTPMethodNotAllowed as error:
