@@ -1,6 +1,10 @@
 package reckit
 
-import "testing"
+import (
+	"fmt"
+	"sync"
+	"testing"
+)
 
 func vector(number int) []float64 { return []float64{float64(number), 0.5} }
 
@@ -21,6 +25,22 @@ func TestTheReleasesOfTheLastVectorsAreKnownAndNoMore(t *testing.T) {
 	if made.release(vector(0)) != "r1" || made.release(vector(500)) != "" || made.release(nil) != "" {
 		t.Error(made.release(vector(0)), made.release(vector(500)), made.release(nil))
 	}
+}
+
+func TestManyGoroutinesRememberAtOnce(t *testing.T) {
+	made := newMemory(1000)
+	var group sync.WaitGroup
+	for first := range 8 {
+		group.Go(func() {
+			for number := first; number < 2000; number += 8 {
+				made.remember(vector(number), fmt.Sprint(number))
+				if release := made.release(vector(number)); release != fmt.Sprint(number) {
+					t.Errorf("vector %d is of release %q", number, release)
+				}
+			}
+		})
+	}
+	group.Wait()
 }
 
 func TestAVectorIsKnownByItsContent(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 	"github.com/twotower/twotower/clients/go/twotower"
 )
 
-// defaultVectors is some seconds of a busy pipeline, and about 3 MB.
+// defaultVectors is some seconds of a busy pipeline, and less than 4 MB.
 const defaultVectors = 16_384
 
 // userTower is the name that a request for the user tower may give.
@@ -38,7 +38,7 @@ var (
 type Option func(*Service)
 
 // RememberVectors sets how many of the last vectors the service knows the release of, at least; it may be twice as many.
-// It has to be more than are searched for at the same time. Default: 16,384, which are at most 3 MB.
+// It has to be more than are searched for at the same time. Default: 16,384, less than 4 MB.
 func RememberVectors(count int) Option {
 	return func(s *Service) { s.made = newMemory(max(1, count)) }
 }
@@ -107,9 +107,12 @@ func (s *Service) embed(
 	return batch.Embeddings, nil
 }
 
-// Health asks the server whether it has an active release.
+// Health asks the server whether it has an active release, or the one that the client is pinned to.
 func (s *Service) Health(ctx context.Context) error {
-	_, err := s.activeRelease(ctx)
+	info, err := s.client.ServingInfo(ctx)
+	if err == nil && info.GetActiveRelease() == "" {
+		return core.NewDomainError(core.ModuleService, core.ErrorCodeUnavailable, "twotower: the server has no active release")
+	}
 	return domainError(core.ModuleService, err)
 }
 

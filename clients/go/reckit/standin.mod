@@ -1,6 +1,6 @@
 module github.com/twotower/twotower/clients/go/reckit
 
-go 1.24.0
+go 1.25.0
 
 require (
 	github.com/rushteam/reckit v0.0.0

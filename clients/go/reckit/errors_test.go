@@ -2,93 +2,13 @@ package reckit_test
 
 import (
 	"context"
-	"errors"
-	"net"
 	"testing"
 	"time"
 
 	"github.com/rushteam/reckit/core"
-	"github.com/rushteam/reckit/pipeline"
-	"github.com/rushteam/reckit/rank"
-	"google.golang.org/grpc"
 
-	twotowerv1 "github.com/twotower/twotower/clients/go/gen/twotower/v1"
 	"github.com/twotower/twotower/clients/go/reckit"
-	"github.com/twotower/twotower/clients/go/twotower"
 )
-
-// listen serves nothing, or what is registered.
-func listen(t *testing.T, register func(*grpc.Server)) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = listener.Close() })
-	if register != nil {
-		server := grpc.NewServer()
-		register(server)
-		go func() { _ = server.Serve(listener) }()
-		t.Cleanup(server.Stop)
-	}
-	return listener.Addr().String()
-}
-
-func dialTo(t *testing.T, target string, opts ...twotower.Option) *twotower.Client {
-	t.Helper()
-	client, err := twotower.Dial(t.Context(), target, opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = client.Close() })
-	return client
-}
-
-// shortServer scores one candidate of many, as no real server does.
-type shortServer struct {
-	twotowerv1.UnimplementedTwoTowerServiceServer
-}
-
-func (shortServer) Score(context.Context, *twotowerv1.ScoreRequest) (*twotowerv1.ScoreResponse, error) {
-	return &twotowerv1.ScoreResponse{Scores: []float32{0.5}, Similarities: []float32{1}, Release: "r"}, nil
-}
-
-func TestAShortAnswerFailsTheCallAndNeverPanicsOrIsSpreadOverAll(t *testing.T) {
-	client := dialTo(t, listen(t, func(s *grpc.Server) { twotowerv1.RegisterTwoTowerServiceServer(s, shortServer{}) }))
-	for _, node := range []pipeline.Node{
-		&rank.RPCNode{Model: reckit.NewRankModel(client, time.Minute)},
-		&reckit.Rank{Client: client},
-	} {
-		items := candidates("i1", "i2", "i3")
-		_, err := node.Process(t.Context(), &core.RecommendContext{UserID: "u1"}, items)
-		wantCode(t, node.Name(), err, core.ErrorCodeInternalError)
-		for _, item := range items {
-			if item.Score != 0 || len(item.Labels) != 0 {
-				t.Errorf("%s: a failed call changed %+v", node.Name(), item)
-			}
-		}
-	}
-}
-
-// slowServer answers nobody who has the time to wait.
-type slowServer struct {
-	twotowerv1.UnimplementedTwoTowerServiceServer
-}
-
-func (slowServer) Score(ctx context.Context, _ *twotowerv1.ScoreRequest) (*twotowerv1.ScoreResponse, error) {
-	if _, hasDeadline := ctx.Deadline(); hasDeadline {
-		<-ctx.Done()
-	}
-	return nil, errors.New("no deadline, or one that is over")
-}
-
-func TestTheRankModelHasADeadlineOfItsOwn(t *testing.T) {
-	target := listen(t, func(s *grpc.Server) { twotowerv1.RegisterTwoTowerServiceServer(s, slowServer{}) })
-	client := dialTo(t, target, twotower.WithTimeout(0))
-	node := &rank.RPCNode{Model: reckit.NewRankModel(client, 50*time.Millisecond)}
-	_, err := node.Process(t.Context(), &core.RecommendContext{}, candidates("i1", "i2"))
-	wantCode(t, "RPCNode", err, core.ErrorCodeUnavailable)
-}
 
 func TestErrorsAreBare(t *testing.T) {
 	client := dialTo(t, listen(t, nil))
@@ -184,31 +104,4 @@ func TestWhatNobodyCanDoIsRefusedWithoutAServer(t *testing.T) {
 	if err := service.Close(ctx); err != nil {
 		t.Error(err)
 	}
-}
-
-func TestNothingIsAskedForNoCandidates(t *testing.T) {
-	node := &reckit.Rank{Client: dialTo(t, listen(t, nil))}
-	for _, items := range [][]*core.Item{nil, {}, {nil}} {
-		if got, err := node.Process(t.Context(), &core.RecommendContext{}, items); err != nil || len(got) != len(items) {
-			t.Error(got, err)
-		}
-	}
-}
-
-// wantCode looks inside what Reckit's own nodes wrap.
-func wantCode(t *testing.T, what string, err error, code string) {
-	t.Helper()
-	var domain *core.DomainError
-	if !errors.As(err, &domain) || domain.Code != code {
-		t.Errorf("%s: %v, want %s", what, err, code)
-	}
-}
-
-func candidates(ids ...string) []*core.Item {
-	items := make([]*core.Item, len(ids))
-	for i, id := range ids {
-		items[i] = core.NewItem(id)
-		items[i].Features = map[string]float64{"user_age": 30, "item_price": float64(10 * (i + 1))}
-	}
-	return items
 }
