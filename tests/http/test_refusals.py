@@ -71,6 +71,12 @@ def infer(*inputs: object, **fields: object) -> dict[str, object]:
         (SCORE, {"instances": [{**USER, "item_id": "i1"}, {**USER, "item_id": "x"}]}, 404, "ITEM_NOT_FOUND: "),
         (SCORE, {"instances": [{**USER, "item_id": "i" * 513}]}, 400, "LIMIT_EXCEEDED: "),
         (SCORE, {"instances": [{**USER, "item_id": 0.5}]}, 400, "NO_KNOWN_FEATURE: "),
+        (
+            SCORE,
+            {"instances": [{**USER, **ITEM}, {**USER, **ITEM}, {"x": 1, **ITEM}]},
+            400,
+            "NO_KNOWN_FEATURE: instances[2]",
+        ),
         # rows
         (V1, {"instances": [[]]}, 400, "DIMENSION_MISMATCH: the instances have 0 columns"),
         (V1, {"instances": [ROW[:2]]}, 400, "DIMENSION_MISMATCH: the instances have 2 columns"),
