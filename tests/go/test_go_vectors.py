@@ -1,13 +1,14 @@
-"""The Go package `vectors`, against a real Redis, a real Cluster and a real server, filled by `twotower items push`."""
+"""The Go package `vectors` and its document, against a real server, and a real Redis and Cluster that a push filled."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -19,6 +20,42 @@ from tests.supervisor.running import Server
 from twotower_server.cli.exit_code import ExitCode
 
 VECTORS = MODULE / "vectors"
+DOCUMENT = MODULE.parents[1] / "docs" / "go-vectors.md"
+TEXT = DOCUMENT.read_text("utf-8")
+EXAMPLES = [(match.start(1), match[1]) for match in re.finditer(r"^```go\n(.*?)^```$", TEXT, re.M | re.S)]
+
+# What the text says that the examples stand in. Each sees what those before it have made.
+PROGRAM = """package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/twotower/twotower/clients/go/twotower"
+	"github.com/twotower/twotower/clients/go/vectors"
+)
+
+func main() {{
+	ctx := context.Background()
+	client, err := twotower.Dial(ctx, "{target}", twotower.WithTimeout(time.Minute))
+	if err != nil {{
+		log.Fatal(err)
+	}}
+	user := &twotower.User{{ID: "u1", Features: map[string]float64{{"age": 34}}}}
+	itemIDs := []string{{"i1", "gone", "i2", "i3"}}
+	if err := func() error {{
+{examples}
+		return nil
+	}}(); err != nil {{
+		log.Fatal(err)
+	}}
+}}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +102,51 @@ def filled(
 
 
 def test_the_go_package_passes_its_tests_against_real_servers(go: str, filled: Filled) -> None:
-    done = subprocess.run(
-        [go, "test", "-count=1", "-v", "./..."],
-        cwd=VECTORS,
-        env={**os.environ, **filled.environ},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = _run(go, "test", "-count=1", "-v", "./...", folder=VECTORS, environ=filled.environ)
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr
     assert not re.findall(r"^ *--- SKIP", done.stdout, re.MULTILINE)
     assert len(re.findall(r"^--- PASS", done.stdout, re.MULTILINE)) > 20
+
+
+def test_every_example_runs(go: str, filled: Filled, tmp_path: Path) -> None:
+    examples = ""
+    for start, example in EXAMPLES:
+        # The compiler's lines are then those of the document.
+        examples += f"{{\n//line {DOCUMENT.name}:{TEXT.count(chr(10), 0, start) + 1}\n{example}\n"
+    examples += "}" * len(EXAMPLES)
+    examples = examples.replace("50 * time.Millisecond", "time.Minute")  # on a busy machine
+    for named, url in (("localhost:6379", filled.redis.url), ("localhost:7000", filled.cluster.url)):
+        examples = examples.replace(named, url.removeprefix("redis://"))
+    (tmp_path / "main.go").write_text(PROGRAM.format(target=filled.target, examples=examples), "utf-8")
+    built = _run(go, "build", "-o", str(tmp_path / "program"), str(tmp_path / "main.go"), folder=VECTORS)
+    assert built.returncode == 0, built.stderr
+    done = _run(str(tmp_path / "program"), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    best, (scored, compared, active) = lines[:3], (lines[3], lines[4:-1], lines[-1])
+    assert {line.split()[0] for line in best} == {"i1", "i2", "i3"}
+    assert scored == "4 1"
+    # `Items` and `Dot` are another way to the same scores.
+    shown = sorted(tuple(map(float, line.split()[1:])) for line in compared)
+    assert shown == sorted(tuple(map(float, reversed(line.split()[1:]))) for line in best)
+    assert active == " false"
+
+
+def test_the_document_shows_every_function_and_option() -> None:
+    shown = "".join(example for _, example in EXAMPLES)
+    for path in VECTORS.glob("*.go"):
+        if path.name.endswith("_test.go"):
+            continue
+        source = path.read_text("utf-8")
+        for name in re.findall(r"^func \(\w+ \*?(?:Reader|Scorer|Calibration)\) ([A-Z]\w*)\(", source, re.MULTILINE):
+            assert f".{name}(" in shown or f".{name}(" in TEXT, name
+        for name in re.findall(r"^func (With\w+)\(", source, re.MULTILINE):
+            assert name in TEXT, name
+
+
+def _run(
+    *command: str, folder: Path, environ: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, **environ}, capture_output=True, text=True, timeout=600, check=False
+    )

@@ -75,16 +75,19 @@ func (c *cache) look(of space, itemIDs []string, found [][]float32) (own *readin
 		}
 		if known == nil {
 			if own == nil {
-				own = &reading{space: of, done: make(chan struct{})}
+				own = &reading{space: of, entries: make([]*entry, 0, len(itemIDs)-place), done: make(chan struct{})}
 			}
 			if entries == nil {
-				entries = map[string]*entry{}
+				entries = make(map[string]*entry, len(itemIDs))
 				c.spaces[of] = entries
 			}
 			// The id may be part of something large, which must not live as long as the entry.
 			known = &entry{space: of, itemID: strings.Clone(id), reading: own}
 			entries[known.itemID] = known
 			own.entries = append(own.entries, known)
+		}
+		if waits == nil {
+			waits = make([]waiting, 0, len(itemIDs)-place)
 		}
 		waits = append(waits, waiting{place, known, known.reading})
 	}
