@@ -81,8 +81,8 @@ func (r *Rank) Process(
 		item := candidates[i]
 		item.Score = float64(scores.Scores[i])
 		setMeta(item, metaSimilarity, float64(scores.Similarities[i]))
-		if vectors != nil && vectors[i] != nil {
-			setMeta(item, metaEmbedding, doubles(vectors[i]))
+		if vectors != nil {
+			setEmbedding(item, vectors[i])
 		}
 		putLabel(item, "rank_model", modelName)
 		putLabel(item, "rank_type", modelName)
@@ -120,6 +120,15 @@ func (r *Rank) vectors(ctx context.Context, ids []string, release string) ([][]f
 		return nil, short(core.ModuleService)
 	}
 	return embeddings.Vectors, nil
+}
+
+// setEmbedding leaves no vector of another release behind: nil is that of an item deleted since it was scored.
+func setEmbedding(item *core.Item, vector []float32) {
+	if vector == nil {
+		delete(item.Meta, metaEmbedding)
+		return
+	}
+	setMeta(item, metaEmbedding, doubles(vector))
 }
 
 func setMeta(item *core.Item, name string, value any) {

@@ -16,7 +16,9 @@ import (
 	"github.com/rushteam/reckit/rank"
 	"github.com/rushteam/reckit/recall"
 	"github.com/rushteam/reckit/rerank"
+	"google.golang.org/grpc"
 
+	twotowerv1 "github.com/twotower/twotower/clients/go/gen/twotower/v1"
 	"github.com/twotower/twotower/clients/go/reckit"
 	"github.com/twotower/twotower/clients/go/twotower"
 )
@@ -96,6 +98,36 @@ func TestReRankersFindTheVectorsOfRecallAndOfRank(t *testing.T) {
 		if err != nil || len(items) != 5 {
 			t.Error(name, len(items), err)
 		}
+	}
+}
+
+// forgetful deletes what it scores.
+type forgetful struct {
+	twotowerv1.UnimplementedTwoTowerServiceServer
+}
+
+func (forgetful) Score(context.Context, *twotowerv1.ScoreRequest) (*twotowerv1.ScoreResponse, error) {
+	return &twotowerv1.ScoreResponse{Scores: []float32{0.5}, Similarities: []float32{0}, Release: "r"}, nil
+}
+
+func (forgetful) BatchGetItemEmbeddings(
+	context.Context, *twotowerv1.BatchGetItemEmbeddingsRequest,
+) (*twotowerv1.BatchGetItemEmbeddingsResponse, error) {
+	return &twotowerv1.BatchGetItemEmbeddingsResponse{
+		Embeddings: []*twotowerv1.Embedding{{}}, Release: "r", MissingIndices: []uint32{0},
+	}, nil
+}
+
+func TestAnItemDeletedBetweenTheCallsKeepsNoVectorOfAnotherRelease(t *testing.T) {
+	client := dialTo(t, listen(t, func(s *grpc.Server) { twotowerv1.RegisterTwoTowerServiceServer(s, forgetful{}) }))
+	items := candidates("i1")
+	items[0].Meta["embedding"] = []float64{1, 2}
+	ranked, err := (&reckit.Rank{Client: client, Embeddings: true}).Process(t.Context(), someone(), items)
+	if err != nil || len(ranked) != 1 || ranked[0].Score != 0.5 {
+		t.Fatal(ranked, err)
+	}
+	if vector, has := ranked[0].Meta["embedding"]; has {
+		t.Error(vector)
 	}
 }
 
