@@ -20,4 +20,5 @@ require (
 	google.golang.org/protobuf v1.36.12 // indirect
 )
 
+// For this repository alone: who uses the module gets the version that is required above.
 replace github.com/twotower/twotower/clients/go => ../

@@ -68,7 +68,7 @@ func (r *Reader) Items(ctx context.Context, release string, dimension int, itemI
 		select {
 		case <-wait.reading.done:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("vectors: Redis has not answered: %w", context.Cause(ctx))
+			return nil, fmt.Errorf("vectors: Redis has not answered: %w", ctx.Err())
 		}
 		if wait.entry.err != nil {
 			return nil, wait.entry.err
