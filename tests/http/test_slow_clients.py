@@ -25,12 +25,12 @@ pytestmark = pytest.mark.asyncio
 
 
 @asynccontextmanager
-async def serving(releases: Path) -> AsyncIterator[int]:
+async def serving(releases: Path, grace_s: float = 5.0) -> AsyncIterator[int]:
     """The HTTP server of a real release in this process, with time-outs of the test; its port."""
     snapshot = Snapshot.open(releases / "dot")
     calls = WholeCalls(Releases({"dot": snapshot}, "dot"), Limits())
     with Port(Address("127.0.0.1", 0)) as port:
-        http = HttpServer(calls, lambda: ServerState("dot", {}, ()), grace_s=5.0)
+        http = HttpServer(calls, lambda: ServerState("dot", {}, ()), grace_s=grace_s)
         await http.start(shared_sockets(port.address))
         http.set_serving(True)
         yield port.address.port
@@ -79,3 +79,19 @@ async def test_a_client_that_does_not_read_is_cut_off_and_others_are_served(
         assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
         other.close()
         writer.transport.abort()
+
+
+async def test_a_server_that_stops_waits_for_nobody_longer_than_the_grace(
+    releases: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "READ_S", 3_600.0)
+    async with serving(releases, grace_s=0.2) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /predictions/score HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        idle_reader, idle = await asyncio.open_connection("127.0.0.1", port)
+        idle.write(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in await idle_reader.readline()
+    assert await reader.read() == b""
+    await idle_reader.read()
+    writer.close()
+    idle.close()

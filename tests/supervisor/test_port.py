@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack, suppress
 
 import pytest
 
 from twotower_server.config import Address, ConfigError
 from twotower_server.supervisor.errors import PortTaken
-from twotower_server.supervisor.port import Port
+from twotower_server.supervisor.port import Port, shared_sockets
 
 IPV6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 HOSTS = ["127.0.0.1", "localhost", "", pytest.param("::1", marks=IPV6)]
@@ -35,6 +36,31 @@ def test_port_0_is_a_free_one_and_workers_can_listen_on_it(host: str) -> None:
             socket.create_connection((place, port.address.port)),
         ):
             assert second.getsockname()[1] == port.address.port
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_workers_that_bring_sockets_of_their_own_share_the_port(host: str) -> None:
+    with Port(Address(host, 0)) as port, ExitStack() as opened:
+        workers = [[opened.enter_context(bound) for bound in shared_sockets(port.address)] for _ in range(2)]
+        for bound in (*workers[0], *workers[1]):
+            bound.listen()
+        # The kernel spreads connections over those who listen: each hears of some.
+        place = host if host not in ("", "localhost") else "127.0.0.1"
+        calls = [opened.enter_context(socket.create_connection((place, port.address.port))) for _ in range(64)]
+        found = [sum(map(_accepted, worker)) for worker in workers]
+        assert sum(found) == len(calls)
+        assert all(found)
+
+
+def _accepted(bound: socket.socket) -> int:
+    """How many connections wait for a socket."""
+    bound.setblocking(False)
+    count = 0
+    with suppress(BlockingIOError):
+        while True:
+            bound.accept()[0].close()
+            count += 1
+    return count
 
 
 @pytest.mark.parametrize("host", HOSTS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -175,9 +175,6 @@ class Gateway:
         if not self.is_serving:
             raise Refused(Reason.NOT_READY, "this server is starting or stopping")
         return self._calls.releases
-
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def _model(request: web.Request) -> Model:

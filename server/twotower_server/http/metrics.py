@@ -28,7 +28,7 @@ def exposition(state: ServerState) -> str:
             *_metric(
                 "entries_served_total",
                 "counter",
-                "Entries of calls served, by release.",
+                "Entries of calls on both ports, by the release that served them.",
                 ((f'release="{release}"', count) for release, count in served),
             ),
             *_metric(

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from aiohttp import web
 from twotower_server.engine.whole import WholeCalls
 from twotower_server.errors import Refused
 from twotower_server.http.body import TooLarge, TooSlow
-from twotower_server.http.gateway import Gateway, Handler, UnknownModel
+from twotower_server.http.gateway import Gateway, UnknownModel
 from twotower_server.http.metrics import ServerState
 from twotower_server.http.model import Model
 from twotower_server.http.status import STATUSES, message_of
@@ -33,7 +33,11 @@ _IDLE_S = 120.0
 _WRITE_S = 30.0
 # While draining: how long connections get for a call, whose answer then tells that they close.
 _PARTING_S = 1.0
+# What cutting off those that are left may take.
+_CUT_S = 0.1
 _BACKLOG = 1_024
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class HttpServer:
@@ -65,7 +69,7 @@ class HttpServer:
         app = web.Application(middlewares=[call], client_max_size=self._limit_bytes)
         app.add_routes(self._gateway.routes())
         self._runner = web.AppRunner(
-            app, access_log=None, logger=_connection_log, keepalive_timeout=_IDLE_S, shutdown_timeout=grace_s
+            app, access_log=None, logger=_connection_log, keepalive_timeout=_IDLE_S, shutdown_timeout=_CUT_S
         )
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
@@ -84,12 +88,19 @@ class HttpServer:
         self._draining = True
         for site in [*self._runner.sites]:
             await site.stop()
+        now = asyncio.get_running_loop().time()
         # A connection that was closed now, between two calls, would cost its client the next one.
+        await self._until_left(now + min(_PARTING_S, self._grace_s))
+        if self._runner.server is not None:
+            self._runner.server.pre_shutdown()  # closes those that are idle, and each other after its call
+        await self._until_left(now + self._grace_s)
+        await self._runner.cleanup()
+
+    async def _until_left(self, end: float) -> None:
+        """Waits until there is no connection, or until a time of the loop's clock."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + min(_PARTING_S, self._grace_s)
         while self._runner.server is not None and self._runner.server.connections and loop.time() < end:
             await asyncio.sleep(0.01)
-        await self._runner.cleanup()
 
     async def _call(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await self._response(request, handler)
