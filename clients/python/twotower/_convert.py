@@ -47,7 +47,7 @@ def user_embedding(response: v1.GetUserEmbeddingResponse) -> UserEmbedding:
         release=response.release,
         source=Source(response.source),
         age_ms=_age_ms(response),
-        feature_use=_feature_use(response.feature_use),
+        feature_use=_feature_use(response.feature_use) if response.HasField("feature_use") else None,
     )
 
 

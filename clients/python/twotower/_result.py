@@ -95,7 +95,7 @@ class Embedding:
 @dataclass(frozen=True, slots=True, eq=False)
 class UserEmbedding(Embedding):
     """age_ms: milliseconds since a cached vector was computed; None for one computed now.
-    feature_use: None in batches, which do not count."""
+    feature_use: None in batches, which do not count; so for calls that an `AsyncClient` sent together."""
 
     source: Source
     age_ms: int | None

@@ -15,8 +15,9 @@ import grpc
 from google.protobuf.message import Message
 
 from twotower import v1
+from twotower._coalesce import Coalescing
 from twotower._dense import DenseOrders, carries_features, dense_orders, schema_mismatched
-from twotower._errors import Cancelled, SchemaMismatch, from_rpc_error
+from twotower._errors import Cancelled, SchemaMismatch, TwoTowerError, from_rpc_error
 from twotower._request import Call, Result
 from twotower._retry import Attempts, Deadline, RetryPolicy
 
@@ -100,7 +101,24 @@ class Transport(_Connections):
 
 
 class AsyncTransport(_Connections):
-    """Calls of the asyncio client; for one event loop."""
+    """Calls of the asyncio client; for one event loop. coalescing: concurrent calls leave together."""
+
+    def __init__(
+        self,
+        channels: Sequence[grpc.aio.Channel],
+        timeout_s: float,
+        retry: RetryPolicy,
+        dense: bool,
+        metadata: Metadata,
+        coalescing: bool,
+    ) -> None:
+        super().__init__(channels, timeout_s, retry, dense, metadata)
+        self._coalescing = Coalescing(self._attempt, len(channels)) if coalescing else None
+
+    async def close(self) -> None:
+        """Waits for what was in flight when the channels were closed."""
+        if self._coalescing is not None:
+            await self._coalescing.close()
 
     async def run(self, call: Call[Result], timeout_s: float | None) -> Result:
         """The call's result, within its time (seconds; None = the client's)."""
@@ -127,18 +145,25 @@ class AsyncTransport(_Connections):
     async def _send(self, method: str, request: Message, deadline: Deadline, once: bool = False) -> Any:
         attempts = Attempts(_ONCE if once else self._retry, deadline)
         while True:
-            send = getattr(self._next_stub(), method)
             try:
-                return await send(request, timeout=deadline.remaining_s(), metadata=self._metadata)
-            except grpc.RpcError as rpc_error:
-                error = from_rpc_error(rpc_error)
+                if self._coalescing is None:
+                    return await self._attempt(method, request, deadline.remaining_s())
+                return await self._coalescing.call(method, request, deadline)
+            except TwoTowerError as error:
                 delay_s = attempts.delay_s(error)
                 if delay_s is None:
-                    raise error from rpc_error
-            except (asyncio.CancelledError, grpc.aio.UsageError) as error:
-                # Closing a channel looks to its callers as if their own tasks were cancelled.
-                task = asyncio.current_task()
-                if not self.closed or (task is not None and task.cancelling()):
                     raise
-                raise Cancelled(_CLOSED, code=grpc.StatusCode.CANCELLED) from error
             await asyncio.sleep(delay_s)
+
+    async def _attempt(self, method: str, request: Message, timeout_s: float | None) -> Any:
+        send = getattr(self._next_stub(), method)
+        try:
+            return await send(request, timeout=timeout_s, metadata=self._metadata)
+        except grpc.RpcError as rpc_error:
+            raise from_rpc_error(rpc_error) from rpc_error
+        except (asyncio.CancelledError, grpc.aio.UsageError) as error:
+            # Closing a channel looks to its callers as if their own tasks were cancelled.
+            task = asyncio.current_task()
+            if not self.closed or (task is not None and task.cancelling()):
+                raise
+            raise Cancelled(_CLOSED, code=grpc.StatusCode.CANCELLED) from error
