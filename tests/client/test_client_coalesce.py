@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -389,6 +390,32 @@ def test_each_caller_keeps_its_deadline(script: ScriptedServer) -> None:
 
     run(test, script)
     assert sizes(script) == [3]
+
+
+def test_a_batch_has_the_context_of_its_first_call(script: ScriptedServer) -> None:
+    trace = contextvars.ContextVar("trace", default="none")
+    seen: list[str] = []
+
+    class Tracing(grpc.aio.UnaryUnaryClientInterceptor):
+        async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+            seen.append(trace.get())
+            return await continuation(details, request)
+
+    async def use() -> None:
+        script.answer("Score", first := Held(scored))
+        async with grpc.aio.insecure_channel(script.target, interceptors=[Tracing()]) as channel:
+            client = twotower.AsyncClient.from_channel(channel, timeout_s=30)
+            trace.set("a")
+            calls = await begin([client.score(user_of(0), ["i1"])])
+            await first.came()
+            for name in "bc":
+                trace.set(name)
+                calls += await begin([client.score(user_of(1), ["i1"])])
+            first.release()
+            await asyncio.gather(*calls)
+
+    asyncio.run(use())
+    assert seen == ["a", "b"]
 
 
 def test_without_coalescing_every_call_goes_alone(script: ScriptedServer) -> None:
