@@ -31,6 +31,8 @@ _connection_log.setLevel(logging.CRITICAL)
 _IDLE_S = 120.0
 # How long a client may take to read what fits no buffer of the kernel.
 _WRITE_S = 30.0
+# How long the rest of a refused body is still read, for its sender to come to the answer.
+_LINGER_S = 2.0
 # While draining: how long connections get for a call, whose answer then tells that they close.
 _PARTING_S = 1.0
 # What cutting off those that are left may take.
@@ -69,7 +71,12 @@ class HttpServer:
         app = web.Application(middlewares=[call], client_max_size=self._limit_bytes)
         app.add_routes(self._gateway.routes())
         self._runner = web.AppRunner(
-            app, access_log=None, logger=_connection_log, keepalive_timeout=_IDLE_S, shutdown_timeout=_CUT_S
+            app,
+            access_log=None,
+            logger=_connection_log,
+            keepalive_timeout=_IDLE_S,
+            lingering_time=_LINGER_S,
+            shutdown_timeout=_CUT_S,
         )
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
@@ -92,7 +99,8 @@ class HttpServer:
         # A connection that was closed now, between two calls, would cost its client the next one.
         await self._until_left(now + min(_PARTING_S, self._grace_s))
         if self._runner.server is not None:
-            self._runner.server.pre_shutdown()  # closes those that are idle, and each other after its call
+            # Closes those that are idle, and each other after its call. Of a body, what has not come yet is lost.
+            self._runner.server.pre_shutdown()
         await self._until_left(now + self._grace_s)
         await self._runner.cleanup()
 
