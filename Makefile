@@ -27,7 +27,7 @@ GRPCURL := v1.9.3
 STATICCHECK := v0.8.2
 
 # Written by hand: all but what protoc generates.
-GO_SOURCES = $(shell find clients/go -name '*.go' -not -path 'clients/go/gen/*')
+GO_SOURCES = $(shell find clients/go bench/native -name '*.go' -not -path 'clients/go/gen/*')
 
 # What depends on more than gRPC is a module of its own.
 GO_MODULES := clients/go clients/go/vectors
@@ -136,6 +136,10 @@ bench: .venv/.dev $(TOOLS)/bin/ghz ## Measure the server with a load generator o
 .PHONY: bench-go
 bench-go: $(GO) ## Measure the Go client against a server that runs; BENCH="-target localhost:50051" passes options on
 	cd clients/go && $(GO) run ./internal/loadtest $(BENCH)
+
+.PHONY: bench-native
+bench-native: .venv/.dev $(GO) ## Measure the Go client and a server of its own against a native Go server (needs a C compiler)
+	GO=$(GO) .venv/bin/python -m bench.native.run $(BENCH)
 
 .PHONY: clean
 clean: ## Remove the environments, programs and caches made here

@@ -3,6 +3,8 @@
 //
 //	go run ./internal/loadtest -target localhost:50051
 //
+// With -native it makes single calls to another server, too, which has to give the same embeddings.
+//
 // The kinds take turns within every round, on warm connections, so that a busy machine harms all alike; the table shows
 // the median of the rounds, and their least and greatest.
 package main
@@ -13,6 +15,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"math"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -28,6 +31,14 @@ import (
 
 // samples is how many different users, and lists of candidates, are sent in turn.
 const samples = 256
+
+// Names of kinds.
+const (
+	single    = "single calls"
+	coalesced = "coalesced"
+	dense     = "coalesced, dense"
+	native    = "native, single calls"
+)
 
 // kind is a client and what it is called with.
 type kind struct {
@@ -45,6 +56,7 @@ type figures struct {
 func main() {
 	log.SetFlags(0)
 	target := flag.String("target", "localhost:50051", "`address` of the server")
+	nativeTarget := flag.String("native", "", "`address` of another server of the same release, for embeddings alone")
 	callers := flag.String("callers", "1,8,64,512", "`numbers` of concurrent callers")
 	rounds := flag.Int("rounds", 5, "rounds")
 	duration := flag.Duration("duration", 2*time.Second, "time of each kind in a round")
@@ -60,15 +72,18 @@ func main() {
 		}
 		numbers = append(numbers, number)
 	}
+	if *nativeTarget != "" && *candidates > 0 {
+		log.Fatal("-native and -candidates cannot be used together")
+	}
 	options := []twotower.Option{twotower.WithConnections(*connections), twotower.WithTimeout(30 * time.Second)}
 	coalescing := twotower.WithCoalescing(twotower.Coalescing{InFlight: *inFlight})
-	if err := run(*target, numbers, *rounds, *duration, *candidates, options, coalescing); err != nil {
+	if err := run(*target, *nativeTarget, numbers, *rounds, *duration, *candidates, options, coalescing); err != nil {
 		log.Fatal(err)
 	}
 }
 
 func run(
-	target string, callers []int, rounds int, duration time.Duration, candidates int,
+	target, nativeTarget string, callers []int, rounds int, duration time.Duration, candidates int,
 	options []twotower.Option, coalescing twotower.Option,
 ) (err error) {
 	ctx := context.Background()
@@ -79,14 +94,18 @@ func run(
 		}
 	}()
 	for _, one := range []struct {
-		name  string
-		extra []twotower.Option
+		name, target string
+		extra        []twotower.Option
 	}{
-		{"single calls", []twotower.Option{twotower.WithoutCoalescing()}},
-		{"coalesced", []twotower.Option{coalescing}},
-		{"coalesced, dense", []twotower.Option{coalescing, twotower.WithDenseFeatures()}},
+		{single, target, []twotower.Option{twotower.WithoutCoalescing()}},
+		{coalesced, target, []twotower.Option{coalescing}},
+		{dense, target, []twotower.Option{coalescing, twotower.WithDenseFeatures()}},
+		{native, nativeTarget, []twotower.Option{twotower.WithoutCoalescing()}},
 	} {
-		client, err := twotower.Dial(ctx, target, slices.Concat(options, one.extra)...)
+		if one.target == "" {
+			continue
+		}
+		client, err := twotower.Dial(ctx, one.target, slices.Concat(options, one.extra)...)
 		if err != nil {
 			return err
 		}
@@ -94,6 +113,9 @@ func run(
 	}
 	users, err := sampleUsers(ctx, kinds[0].client)
 	if err != nil {
+		return err
+	}
+	if err := sameEmbeddings(ctx, kinds, users); err != nil {
 		return err
 	}
 	call := func(ctx context.Context, client *twotower.Client, sample int) error {
@@ -142,6 +164,26 @@ func sampleUsers(ctx context.Context, client *twotower.Client) ([]*twotower.User
 		users[i] = &twotower.User{Features: features}
 	}
 	return users, nil
+}
+
+// sameEmbeddings fails where kinds give different embeddings.
+func sameEmbeddings(ctx context.Context, kinds []*kind, users []*twotower.User) error {
+	for _, user := range users {
+		want, err := kinds[0].client.EmbedUser(ctx, user)
+		if err != nil {
+			return err
+		}
+		for _, one := range kinds[1:] {
+			got, err := one.client.EmbedUser(ctx, user)
+			if err != nil {
+				return fmt.Errorf("%s: %w", one.name, err)
+			}
+			if !slices.EqualFunc(got.Values, want.Values, func(a, b float32) bool { return math.Abs(float64(a-b)) < 1e-4 }) {
+				return fmt.Errorf("%s: embedding %v, want %v", one.name, got.Values, want.Values)
+			}
+		}
+	}
+	return nil
 }
 
 // sampleCandidates draws lists of items from the catalog.
@@ -226,21 +268,40 @@ func load(ctx context.Context, of *kind, callers int, duration time.Duration) ([
 }
 
 func show(kinds []*kind, callers []int, measured map[int]map[string]*figures) error {
+	baselines := []string{single}
+	if kinds[len(kinds)-1].name == native {
+		baselines = append(baselines, native)
+	}
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "callers\tkind\tcalls/s\tagainst single calls\tmedian\tp99")
+	fmt.Fprintf(table, "callers\tkind\tcalls/s\tagainst %s\tmedian\tp99\n", strings.Join(baselines, "\tagainst "))
 	for _, count := range callers {
-		single := measured[count][kinds[0].name].callsPerSecond
 		for _, one := range kinds {
 			of := measured[count][one.name]
-			ratios := make([]float64, len(single))
-			for i := range ratios {
-				ratios[i] = of.callsPerSecond[i] / single[i]
+			fmt.Fprintf(table, "%d\t%s\t%.0f", count, one.name, median(of.callsPerSecond))
+			for _, baseline := range baselines {
+				fmt.Fprintf(table, "\t%s", spread(ratios(of.callsPerSecond, measured[count][baseline].callsPerSecond)))
 			}
-			fmt.Fprintf(table, "%d\t%s\t%.0f\t%s\t%v\t%v\n", count, one.name, median(of.callsPerSecond),
-				spread(ratios), median(of.median).Round(10*time.Microsecond), median(of.p99).Round(10*time.Microsecond))
+			fmt.Fprintf(table, "\t%v\t%v\n",
+				median(of.median).Round(10*time.Microsecond), median(of.p99).Round(10*time.Microsecond))
 		}
 	}
-	return table.Flush()
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if lone := measured[1]; lone != nil {
+		longer := ratios(lone[coalesced].median, lone[single].median)
+		fmt.Printf("median time of a lone call, %s against %s: %s\n", coalesced, single, spread(longer))
+	}
+	return nil
+}
+
+// ratios of figures of the same rounds.
+func ratios[T float64 | time.Duration](of, to []T) []float64 {
+	found := make([]float64, len(of))
+	for i := range found {
+		found[i] = float64(of[i]) / float64(to[i])
+	}
+	return found
 }
 
 func spread(values []float64) string {
