@@ -65,6 +65,7 @@ test-python: .venv/.dev $(GO) $(TOOLS)/bin/grpcurl $(REDIS_SERVER) ## Run the Py
 redis: $(REDIS_SERVER) ## Find or unpack the Redis that tests start
 
 .PHONY: test-go
+test-go: export PATH := $(TOOLS)/bin:$(PATH)
 test-go: $(GO) $(TOOLS)/bin/staticcheck ## Check, build and test the Go client; test-python runs it against a server
 	@unformatted=$$($(TOOLS)/bin/gofmt -l $(GO_SOURCES)); \
 	test -z "$$unformatted" || { echo "Not formatted, run \`make format\`:" $$unformatted >&2; exit 1; }
