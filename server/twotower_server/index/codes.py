@@ -10,15 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twotower_server.index.exact import wanted_rows
-from twotower_server.index.recall import MEASURED_K
+from twotower_server.index.ivf import MAX_OVERFETCH, is_brief, probes_for
 
-# Up to so many exclusions it is cheaper to fetch more results than to build a bitmap over all items.
-_MAX_OVERFETCH = 256
 _LEVELS = 255
 # So many standard deviations below the k-th best, no code is of a vector that belongs to the k best (measured).
 _ERRORS = 3
-# Codes that are compared in about a millisecond.
-_BRIEF_VALUES = 4_000_000
 # Faiss replaces constructors when it is imported; its type information shows the old ones.
 _constructors: Any = faiss
 
@@ -46,7 +42,7 @@ class CodesIndex:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         excluded = 0 if excluded_rows is None else len(excluded_rows)
         wanted = None
-        if eligible is not None or excluded > _MAX_OVERFETCH:
+        if eligible is not None or excluded > MAX_OVERFETCH:
             wanted = wanted_rows(self._index.ntotal, excluded_rows, eligible)
         count = self._index.ntotal - excluded if wanted is None else int(np.count_nonzero(wanted))
         k = min(k, count)
@@ -55,7 +51,7 @@ class CodesIndex:
         if wanted is not None:
             selector = _constructors.IDSelectorBitmap(np.packbits(wanted, bitorder="little"))
             return self._walk(query, k, self._index.nlist, selector)
-        probes = math.ceil(self._probes_for(k + excluded))
+        probes = math.ceil(probes_for(self._probes, k + excluded))
         while True:
             rows, values = self._walk(query, k + excluded, min(probes, self._index.nlist), None)
             if excluded_rows is not None:
@@ -74,8 +70,7 @@ class CodesIndex:
         return int(np.count_nonzero(values >= values[k - 1] - _ERRORS * error))
 
     def is_brief(self, nearest: int) -> bool:
-        values = self._index.ntotal * self._index.d
-        return bool(values * self._probes_for(nearest) <= _BRIEF_VALUES * self._index.nlist)
+        return is_brief(self._index, probes_for(self._probes, nearest))
 
     def _walk(
         self, query: NDArray[np.float32], count: int, probes: int, selector: Any
@@ -85,10 +80,6 @@ class CodesIndex:
         values, rows = self._index.search(query[None], count, params=parameters)
         found = rows[0] >= 0
         return rows[0][found], values[0][found]
-
-    def _probes_for(self, nearest: int) -> float:
-        """Lists to walk for so many results, as `IvfSq8Index` has it."""
-        return self._probes * math.sqrt(max(1.0, nearest / MEASURED_K))
 
 
 def fetched_for(k: int, excluded: int, *, filtered: bool) -> int:

@@ -19,7 +19,7 @@ from twotower_server.index.recall import MEASURED_K
 from twotower_server.index.similarity import at_least_kth, best, similarities
 
 # Up to so many exclusions it is cheaper to fetch more results than to build a bitmap over all items.
-_MAX_OVERFETCH = 256
+MAX_OVERFETCH = 256
 # Comparing a vector exactly costs as much as so many codes under a bitmap, eligible or not (measured).
 _CODES_A_VECTOR = 8
 # Walking ends when twice as many lists changed at most this share of the best. Each doubling changes fewer than the one
@@ -61,7 +61,7 @@ class IvfSq8Index:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         items = len(self._vectors)
         excluded = 0 if excluded_rows is None else len(excluded_rows)
-        if eligible is None and excluded <= _MAX_OVERFETCH:
+        if eligible is None and excluded <= MAX_OVERFETCH:
             k = min(k, items - excluded)
             found = self._nearest(query, k, excluded_rows) if k > 0 else None
             if found is None:
@@ -75,7 +75,7 @@ class IvfSq8Index:
         return best(found, similarities(self._vectors, found, query), k, self._item_ids)
 
     def is_brief(self, nearest: int) -> bool:
-        return bool(self._vectors.size * self._probes_for(nearest) <= _BRIEF_VALUES * self._index.nlist)
+        return is_brief(self._index, probes_for(self._probes, nearest))
 
     def _nearest(
         self, query: NDArray[np.float32], k: int, excluded_rows: NDArray[np.int64] | None
@@ -84,7 +84,7 @@ class IvfSq8Index:
         excluded = 0 if excluded_rows is None else len(excluded_rows)
         # What is excluded counts as found: users have seen what is near them. It counts twice, for the last of a
         # ranking are found less surely than the first, and here only they are left.
-        probes = math.ceil(self._probes_for(k + 2 * excluded))
+        probes = math.ceil(probes_for(self._probes, k + 2 * excluded))
         fetched = k + excluded + _spare(k + excluded)
         while probes <= self._index.nlist // 2:
             parameters = _constructors.SearchParametersIVF(nprobe=probes)
@@ -107,7 +107,7 @@ class IvfSq8Index:
         lists, count = self._index.nlist, int(np.count_nonzero(wanted))
         # The k best of a share of the items are, if the filter has nothing to do with the query, that share of so
         # many more of all. More lists are walked when it has.
-        probes = max(2, math.ceil(self._probes_for(k * len(wanted) / count)))
+        probes = max(2, math.ceil(probes_for(self._probes, k * len(wanted) / count)))
         if count <= max(EXACT_ITEMS, len(wanted) * probes / lists / _CODES_A_VECTOR):
             return None
         selector = _constructors.IDSelectorBitmap(np.packbits(wanted, bitorder="little"))
@@ -154,9 +154,18 @@ class IvfSq8Index:
         found = rows >= 0
         return rows[found], values[found]
 
-    def _probes_for(self, nearest: float) -> float:
-        """Lists to walk for so many results: ten times as many lie in about three times as many lists (measured)."""
-        return self._probes * math.sqrt(max(1.0, nearest / MEASURED_K))
+
+def probes_for(probes: int, nearest: float) -> float:
+    """Lists to walk for so many results: ten times as many lie in about three times as many lists (measured).
+
+    probes: lists to walk for `MEASURED_K`.
+    """
+    return probes * math.sqrt(max(1.0, nearest / MEASURED_K))
+
+
+def is_brief(index: Any, probes: float) -> bool:
+    """Whether walking so many lists of an index of Faiss takes about a millisecond."""
+    return bool(index.ntotal * index.d * probes <= _BRIEF_VALUES * index.nlist)
 
 
 def _spare(nearest: int) -> int:
