@@ -36,8 +36,11 @@ def bases(data: Path) -> set[str]:
 
 
 def fill(live: Live, count: int = 30) -> None:
+    """In one call: compaction has all of it, or nothing."""
+    changes = []
     for i in range(count):
-        live.upsert(by_vector(f"v{i % 7}", "dot", [float(i + 1)] * 8), by_features(f"f{i % 5}", ITEM, title=f"T{i}"))
+        changes += [by_vector(f"v{i % 7}", "dot", [float(i + 1)] * 8), by_features(f"f{i % 5}", ITEM, title=f"T{i}")]
+    live.upsert(*changes)
 
 
 def check_filled(live: Live, count: int = 30) -> None:
@@ -54,8 +57,8 @@ def check_filled(live: Live, count: int = 30) -> None:
 def test_changes_become_bases_of_all_releases_and_survive_restarts(folder: Path, data: Path, tmp_path: Path) -> None:
     with living(folder, data, *COMPACT) as live:
         assert live.own.load("cosine") == "LOADED"
-        fill(live)
         live.delete("i4")
+        fill(live)
         until(lambda: DONE in live.own.server.log())
         assert (number_of(data), bases(data)) == (2, {"dot", "cosine"})
         check_filled(live)
