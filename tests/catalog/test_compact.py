@@ -137,7 +137,7 @@ def test_a_disk_that_is_full_at_the_switch_leaves_the_current_log(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
-        patched.setattr("twotower_server.catalog.log._fsync", full)
+        patched.setattr("twotower_server.durable.fsync", full)
         take_over(catalog, 2)
     assert catalog.append("c") == 4
     assert recovered(catalog.folder).ids() == ["a", "a", "b", "c"]

@@ -15,9 +15,9 @@ import pytest
 from tests.model_folder import item_table
 from tests.release.conftest import Build
 from tests.supervisor.running import PATIENCE_S, until
+from twotower_server import durable
 from twotower_server.cli.exit_code import ExitCode
 from twotower_server.errors import ReleaseRefused, TwoTowerError
-from twotower_server.release import durable
 from twotower_server.release.repository import LocalRepository
 from twotower_server.release.verify import verify_release
 

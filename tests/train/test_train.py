@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="needs the extra [train]")
 
 import torch
 
+from twotower_server import durable
 from twotower_server.cli.main import main
 from twotower_server.config import ConfigError
 from twotower_server.errors import ReleaseRefused
@@ -21,7 +22,6 @@ from twotower_server.features.encode import Encoder
 from twotower_server.features.row import Row, Strings
 from twotower_server.features.schema import Feature, Missing, TowerSchema
 from twotower_server.features.table import feature_rows, read_batches
-from twotower_server.release import durable
 from twotower_server.release.build import Recipe, build_release
 from twotower_server.release.model import Model
 from twotower_server.train import export, run

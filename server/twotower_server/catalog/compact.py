@@ -48,8 +48,8 @@ def compact_log(catalog: Path, end: End, number: int) -> Prefix:
         size = file.tell()
         file.flush()
         os.fsync(file.fileno())
-    prefix = Prefix(mark, size, end.number, end.size_bytes, reader.sequences)
-    prefix.dump(folder)
+    prefix = Prefix(mark, size, end.number, end.size_bytes)
+    prefix.dump(folder, reader.sequences)
     return prefix
 
 

@@ -4,6 +4,7 @@ It lies in a folder with a number. Compaction, or a history that turns out to be
 
     <catalog>/<number>/changes        the log; once it has this name, lower numbers count no more
     <catalog>/<number>/prefix.json    what the compacted beginning of that file is (`Prefix`)
+    <catalog>/<number>/sequences.json the greatest sequence of every item that had one there
     <catalog>/<number>/<hash>/...     releases with the changes of that beginning (`release/base.py`)
     <catalog>/lock                    held by whoever writes
 
@@ -21,10 +22,11 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self
 
+from twotower_server import durable
 from twotower_server.catalog.change import Change
 from twotower_server.catalog.record import (
     BEGINNING,
@@ -43,6 +45,7 @@ log = logging.getLogger(__name__)
 
 CHANGES = "changes"
 PREFIX = "prefix.json"
+_SEQUENCES = "sequences.json"
 _LOCK = "lock"
 # Of the one word that says where the log ends: these bits are the size, those above the number.
 _SIZE_BITS = 48
@@ -79,32 +82,42 @@ class Prefix:
 
     mark:       up to which. size_bytes: of it in its file.
     source:     the number of the log that it was made from; 0 = it came from elsewhere. source_bytes: of that one.
-    sequences:  the greatest sequence of every item that had one.
     """
 
     mark: Mark = BEGINNING
     size_bytes: int = len(FORMAT)
     source: int = 0
     source_bytes: int = 0
-    sequences: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Of the log in a folder. Raises LogDamaged."""
-        try:
-            return cls.of(json.loads((folder / PREFIX).read_text("utf-8")))
-        except FileNotFoundError:
-            return cls()
-        except (ValueError, TypeError, KeyError):
-            raise LogDamaged(f"{folder / PREFIX} is damaged; put back a copy of it") from None
+        values = _read(folder / PREFIX)
+        return cls(**{**values, "mark": Mark(**values["mark"])}) if values else cls()
 
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
-        """From JSON. Raises ValueError, TypeError or KeyError for something else."""
-        return cls(**{**values, "mark": Mark(**values["mark"])})
+    def dump(self, folder: Path, sequences: Mapping[str, int]) -> None:
+        """Writes it beside the log, durably. sequences: the greatest of every item that had one."""
+        durable.write_text(folder / _SEQUENCES, json.dumps(sequences))
+        durable.write_text(folder / PREFIX, json.dumps(asdict(self)))
 
-    def dump(self, folder: Path) -> None:
-        (folder / PREFIX).write_text(json.dumps(asdict(self)), "utf-8")
+
+def load_sequences(folder: Path) -> dict[str, int]:
+    """The greatest sequence of every item that had one in the compacted beginning of a log. Raises LogDamaged."""
+    sequences: dict[str, int] = _read(folder / _SEQUENCES)
+    return sequences
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What `Prefix.dump` wrote; nothing when there is no such file."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise LogDamaged(f"{path} is damaged; put back a copy of it")
+    return values
 
 
 class Log:
@@ -199,8 +212,8 @@ class Log:
             os.fsync(file.fileno())
         try:
             os.rename(folder / f"~{CHANGES}", folder / CHANGES)
-            _fsync(folder)
-            _fsync(self.catalog)
+            durable.fsync(folder)
+            durable.fsync(self.catalog)
         except OSError:
             (folder / CHANGES).unlink(missing_ok=True)
             raise
@@ -222,8 +235,8 @@ class Log:
                 raise LogDamaged(f"{path} is no log of item changes that this version can read")
             if begin != FORMAT:  # it is new, or whoever began it was killed
                 _begin(file)
-                _fsync(folder)
-                _fsync(self.catalog)
+                durable.fsync(folder)
+                durable.fsync(self.catalog)
             size = file.seek(0, os.SEEK_END)
             end = max((record.end for record in read_records(file, len(FORMAT), size)), default=len(FORMAT))
             if end < Prefix.load(folder).size_bytes or (end < size and holds_record(file, end + 1)):
@@ -263,12 +276,3 @@ def _begin(file: BinaryIO) -> None:
     file.write(FORMAT)
     file.flush()
     os.fsync(file.fileno())
-
-
-def _fsync(folder: Path) -> None:
-    """Or the machine could lose the names of files in it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

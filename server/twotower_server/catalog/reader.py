@@ -9,7 +9,7 @@ from pathlib import Path
 from weakref import finalize
 
 from twotower_server.catalog.change import Change
-from twotower_server.catalog.log import CHANGES, Prefix
+from twotower_server.catalog.log import CHANGES, Prefix, load_sequences
 from twotower_server.catalog.record import FORMAT, LogDamaged, Record, read_records
 
 # Changes that are given at once, which bounds the memory.
@@ -28,7 +28,7 @@ class Reader:
         self._catalog = catalog
         self._open(number)
         self.offset = len(FORMAT) if prefix else compacted.size_bytes
-        self.sequences = dict(compacted.sequences)
+        self.sequences = load_sequences(catalog / str(number))
         self._compacted_bytes = compacted.size_bytes  # up to here nothing is stale
 
     @classmethod
@@ -37,8 +37,14 @@ class Reader:
         compacted = Prefix.load(catalog / str(number))
         reader = cls(catalog, compacted.source)
         reader.offset = reader._compacted_bytes = compacted.source_bytes
-        reader.sequences = dict(compacted.sequences)
+        reader.sequences = load_sequences(catalog / str(number))
         return reader
+
+    @classmethod
+    def behind(cls, catalog: Path, number: int, position: int) -> Reader:
+        """Reads the changes behind a position, and maybe some before."""
+        prefix = Prefix.load(catalog / str(number))
+        return cls(catalog, number, prefix=position < prefix.mark.position)
 
     def read(self, to_bytes: int) -> Iterator[list[Change]]:
         """The changes from the offset on, up to an end of the log that counts, in lists of about a thousand.

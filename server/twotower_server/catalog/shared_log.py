@@ -13,12 +13,12 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from twotower_server.catalog.change import Change
-from twotower_server.catalog.log import CHANGES, End, Log, Prefix
-from twotower_server.catalog.record import BEGINNING, FORMAT, encode_changes, encode_record
+from twotower_server.catalog.log import CHANGES, End, Log, Prefix, load_sequences
+from twotower_server.catalog.record import BEGINNING, FORMAT, Mark, encode_changes, encode_record
 from twotower_server.catalog.redis_log import Behind, Diverged, Entry, RedisLog
 from twotower_server.errors import OutcomeUnknown, StoreRefused, StoreUnavailable
 
@@ -92,19 +92,19 @@ class SharedLog:
         there = self.redis.snapshot()
         if prefix.mark.position - (there[0] if there else BEGINNING).position < at_least:
             return
-        path = self.copy.folder(end.number) / CHANGES
-        size, pieces = _packed(prefix, path)
+        size, pieces = _packed(prefix, self.copy.folder(end.number))
         self.redis.publish_snapshot(prefix.mark, size, pieces)
 
 
-def _packed(prefix: Prefix, path: Path) -> tuple[int, Iterator[bytes]]:
-    """The compacted beginning of a log for others: what `Prefix` says of it in a line of JSON, then its bytes."""
-    head = json.dumps(asdict(replace(prefix, source=0, source_bytes=0))).encode() + b"\n"
+def _packed(prefix: Prefix, folder: Path) -> tuple[int, Iterator[bytes]]:
+    """The compacted beginning of a log for others: what is known of it in a line of JSON, then its bytes."""
+    about = {"mark": asdict(prefix.mark), "size_bytes": prefix.size_bytes, "sequences": load_sequences(folder)}
+    head = json.dumps(about).encode() + b"\n"
 
     def pieces() -> Iterator[bytes]:
         yield head
         left = prefix.size_bytes
-        with path.open("rb") as file:
+        with (folder / CHANGES).open("rb") as file:
             while piece := file.read(min(left, _PIECE_BYTES)):
                 left -= len(piece)
                 yield piece
@@ -125,12 +125,14 @@ def _unpack(pieces: Iterator[bytes], path: Path) -> None:
         for piece in pieces:
             file.write(piece)
     try:
-        prefix = Prefix.of(json.loads(line))
-        prefix.dump(path.parent)
+        about = json.loads(line)
+        prefix, sequences = Prefix(Mark(**about["mark"]), about["size_bytes"]), dict(about["sequences"])
+        is_whole = prefix.size_bytes == path.stat().st_size
     except (ValueError, TypeError, KeyError):
-        prefix = None
-    if prefix is None or prefix.size_bytes != path.stat().st_size:
+        is_whole = False
+    if not is_whole:
         raise StoreRefused("the snapshot of changes in Redis is none that this version can read")
+    prefix.dump(path.parent, sequences)
 
 
 def _record(entry: Entry) -> bytes:

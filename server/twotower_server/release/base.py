@@ -18,13 +18,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from twotower_server import durable
 from twotower_server.index.base import IndexEntry
 from twotower_server.index.exact import EXACT_ITEMS
 from twotower_server.index.faiss import build_index, lists_for, open_index, refill_index
 from twotower_server.index.recall import Truth
 from twotower_server.items.catalog import AttributeSpec, CatalogWriter
 from twotower_server.items.live import Segment
-from twotower_server.release import durable
 from twotower_server.release import format as files
 from twotower_server.release.format import Manifest, file_entry
 from twotower_server.release.golden import Golden

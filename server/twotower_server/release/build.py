@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from twotower_server import durable
 from twotower_server.errors import ReleaseRefused, TwoTowerError
 from twotower_server.features.encode import Encoder
 from twotower_server.features.row import Row
@@ -26,7 +27,6 @@ from twotower_server.features.table import count_rows, feature_rows, read_batche
 from twotower_server.index.faiss import build_index
 from twotower_server.items.catalog import AttributeSpec, CatalogWriter
 from twotower_server.items.ids import item_keys
-from twotower_server.release import durable
 from twotower_server.release import format as files
 from twotower_server.release.calibration import scores
 from twotower_server.release.fleet import Fleet

@@ -15,9 +15,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
 
+from twotower_server import durable
 from twotower_server.config import ConfigError
 from twotower_server.errors import ExtraMissing, ReleaseRefused
-from twotower_server.release import durable
 from twotower_server.release.format import MANIFEST, Manifest, check_name
 from twotower_server.release.transfer import Open, copy_files
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from twotower_server.release import durable
+from twotower_server import durable
 from twotower_server.release.format import Manifest
 
 _LOCK = "lock"

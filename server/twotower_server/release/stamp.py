@@ -6,8 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from twotower_server import durable
 from twotower_server.errors import TwoTowerError
-from twotower_server.release import durable
 from twotower_server.release.format import FILES, MANIFEST, lacking
 
 

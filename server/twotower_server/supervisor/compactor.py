@@ -11,6 +11,7 @@ import time
 
 from twotower_server.catalog.compact import compact_log
 from twotower_server.catalog.log import End
+from twotower_server.catalog.reader import Reader
 from twotower_server.errors import TwoTowerError
 from twotower_server.release.base import base_folder, write_base
 from twotower_server.release.format import VECTORS, lacking
@@ -18,7 +19,7 @@ from twotower_server.release.snapshot import Snapshot
 from twotower_server.release.stamp import write_stamp
 from twotower_server.release.verify import verify_release
 from twotower_server.supervisor.child import Parent
-from twotower_server.supervisor.history import History
+from twotower_server.supervisor.history import replayed
 from twotower_server.supervisor.job import Event, Job, Report
 from twotower_server.supervisor.verifier import be_modest
 from twotower_server.supervisor.verifier_limit import memory_bytes
@@ -45,18 +46,15 @@ def _compact(job: Job) -> None:
     shutil.rmtree(remains, ignore_errors=True)
     remains.mkdir()
     prefix = compact_log(job.catalog, end, number)
-    history = History(job.catalog, end.number, Snapshot.open)
-    history.catch_up(end)
     for folder in job.bases:
         if VECTORS in lacking(folder):  # they stay in Redis
             continue
         base = base_folder(job.catalog, number, folder)
-        snapshot, _ = history.open(folder, end.number)
+        snapshot = Snapshot.open(folder)
+        reader = Reader.behind(job.catalog, end.number, snapshot.manifest.log_position)
+        snapshot = replayed(snapshot, reader, end.size_bytes)
         if write_base(snapshot, folder, base, prefix.mark.position):
             verify_release(base, golden_items=False)
             write_stamp(base, job.config.data)
-    log.info("compacted %d bytes of changes to %d (%.1f s)", end.size_bytes, prefix.size_bytes, _since(start))
-
-
-def _since(start: float) -> float:
-    return time.perf_counter() - start
+    elapsed_s = time.perf_counter() - start
+    log.info("compacted %d bytes of changes to %d (%.1f s)", end.size_bytes, prefix.size_bytes, elapsed_s)

@@ -71,8 +71,7 @@ class History:
             following = Prefix.load(self._catalog / str(number))
             if following.source == self.number and following.mark.position <= position:
                 return Reader.of_source(self._catalog, number)
-        prefix = Prefix.load(self._catalog / str(self.number))
-        return Reader(self._catalog, self.number, prefix=position < prefix.mark.position)
+        return Reader.behind(self._catalog, self.number, position)
 
 
 def replayed(snapshot: Snapshot, reader: Reader, to_bytes: int) -> Snapshot:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from twotower_server import durable
 from twotower_server.errors import ReleaseRefused
-from twotower_server.release import durable
 from twotower_server.release.calibration import Calibration
 from twotower_server.release.format import ITEM_TOWER, SCHEMA, USER_TOWER
 from twotower_server.release.model import MODEL, USERS

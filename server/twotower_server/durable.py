@@ -41,10 +41,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         unfinished.mkdir()
         yield unfinished
         for file in unfinished.iterdir():
-            _fsync(file)
-        _fsync(unfinished)
+            fsync(file)
+        fsync(unfinished)
         os.rename(unfinished, path)
-        _fsync(path.parent)
+        fsync(path.parent)
 
 
 def remove_folder(path: Path) -> None:
@@ -56,7 +56,7 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(remains, ignore_errors=True)
     removed = path.with_name(f"{_REMOVED}{path.name}-{secrets.token_hex(4)}")
     os.rename(path, removed)
-    _fsync(path.parent)
+    fsync(path.parent)
     if removed.is_symlink():
         removed.unlink()
     else:
@@ -69,9 +69,9 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f"~{path.name}-{secrets.token_hex(4)}")
     try:
         temporary.write_text(text, "utf-8")
-        _fsync(temporary)
+        fsync(temporary)
         os.replace(temporary, path)
-        _fsync(path.parent)
+        fsync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -106,7 +106,8 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Has the disk keep a file, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
