@@ -48,7 +48,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .PHONY: help
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: run
 run: .venv/.server ## Serve the demo release on :50051, or on LISTEN=HOST:PORT
@@ -60,6 +60,10 @@ test: lint types lint-proto check-generated check-imports test-go test-python ##
 .PHONY: test-python
 test-python: .venv/.dev $(GO) $(TOOLS)/bin/grpcurl $(REDIS_SERVER) ## Run the Python tests; PYTEST="-k name" passes options on
 	GO=$(GO) REDIS_SERVER=$(REDIS_SERVER) .venv/bin/python -m pytest $(PYTEST)
+
+.PHONY: test-reliability
+test-reliability: .venv/.dev $(GO) $(REDIS_SERVER) ## Kill, flood and starve servers under load; PYTEST="-k name" passes options on
+	GO=$(GO) REDIS_SERVER=$(REDIS_SERVER) .venv/bin/python -m pytest tests/reliability -m reliability --durations 20 $(PYTEST)
 
 .PHONY: redis
 redis: $(REDIS_SERVER) ## Find or unpack the Redis that tests start
