@@ -4,6 +4,8 @@ The domain raises these and knows nothing of gRPC; `rpc/status.py` holds the one
 
     TwoTowerError
     ├── Refused            a request, or one entry of it, that cannot be served: carries the contract's reason
+    │   ├── Unauthenticated    the caller must show a token or a certificate, or another one
+    │   └── PermissionDenied   the caller is known, and may not do this
     ├── ReleaseRefused     a release folder, schema or table that disagrees with itself
     ├── StoreUnavailable   Redis does not answer; it may later
     ├── StoreRefused       Redis answers, and cannot be used as it is
@@ -62,6 +64,23 @@ class Refused(TwoTowerError):
     def within(self, prefix: str) -> Refused:
         """The same refusal, its field seen from outside: `within("user")` makes `user.features[age]`."""
         return Refused(self.reason, self.message, f"{prefix}.{self.field}" if self.field else prefix)
+
+
+class Unauthenticated(Refused):
+    """A call for which its caller must show a token or a certificate, or another one.
+
+    Statuses of their own say this and PermissionDenied: the contract's reasons do not.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.UNSPECIFIED, message)
+
+
+class PermissionDenied(Refused):
+    """A call whose caller may not make it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.UNSPECIFIED, message)
 
 
 class ReleaseRefused(TwoTowerError):

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+# How the identity of a caller begins who showed neither a token nor a certificate.
+ANONYMOUS = "anonymous@"
+
 
 class Role(StrEnum):
     """What an identity may do; one role does not contain another."""
 
     READ = "read"  # embeddings, scores, recommendations, searches, and what is served
     CATALOG = "catalog"  # items: upsert, delete
-    RELEASE = "release"  # releases: activate, split, load
+    RELEASE = "release"  # releases: list, load, activate, roll back, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +28,7 @@ class Caller:
 
     identity: str
     roles: frozenset[str]
+
+    @property
+    def is_anonymous(self) -> bool:
+        return self.identity.startswith(ANONYMOUS)

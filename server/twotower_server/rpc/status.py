@@ -8,7 +8,7 @@ import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from twotower_server.errors import Reason, Refused
+from twotower_server.errors import PermissionDenied, Reason, Refused, Unauthenticated
 
 DOMAIN = "twotower"
 
@@ -41,6 +41,17 @@ CODES: dict[Reason, grpc.StatusCode] = {
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 
+# What the contract has no reason for: the caller, not the request.
+_ACCESS_CODES: dict[type[Refused], grpc.StatusCode] = {
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+}
+
+
+def code_of(error: Refused) -> grpc.StatusCode:
+    """The status of a call that was refused."""
+    return _ACCESS_CODES.get(type(error)) or CODES[error.reason]
+
 
 def code_number(reason: Reason) -> int:
     """The google.rpc.Code number of a reason, for a `Problem`."""
@@ -69,7 +80,7 @@ def _shortened(text: str, size_bytes: int) -> str:
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Refused) -> NoReturn:
     """Ends a call with the status of a refusal: the reason first in the message, ErrorInfo in the trailers."""
-    code = CODES[error.reason]
+    code = code_of(error)
     message, field = message_of(error), field_of(error)
     detail = any_pb2.Any()
     metadata = {"field": field} if field else {}
