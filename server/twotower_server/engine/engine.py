@@ -113,7 +113,10 @@ class Engine:
 
     async def embed_user(self, user: UserRow, release: str = "", cache_mode: int = CacheMode.UNSPECIFIED) -> UserVector:
         """The vector of one user."""
-        return await self._user_vectors.one(self.releases.route(release, user=user), user, cache_mode)
+        snapshot = self.releases.route(release, user=user)
+        vector = await self._user_vectors.one(snapshot, user, cache_mode)
+        self._served(snapshot, vector.source)
+        return vector
 
     async def embed_users(
         self, users: Sequence[UserRow], release: str = "", cache_mode: int = CacheMode.UNSPECIFIED
@@ -123,7 +126,7 @@ class Engine:
         releases = self.releases
         places: dict[Snapshot, Sequence[int]] = {}
         if release or not releases.split:
-            places[releases.route(release, entries=len(users))] = range(len(users))
+            places[releases.route(release)] = range(len(users))
         else:
             routed = [releases.route("", user=user) for user in users]
             for snapshot in dict.fromkeys(routed):
@@ -134,6 +137,8 @@ class Engine:
             own = users if len(places) == 1 else [users[i] for i in indices]
             batch = await self._user_vectors.many(snapshot, own, [cache_mode] * len(own))
             vectors = Vectors(batch.values, snapshot.release, batch.refused, ages_ms=batch.ages_ms)
+            self._served(snapshot, Source.CACHE, len(batch.ages_ms))
+            self._served(snapshot, Source.COMPUTED, len(own) - len(batch.ages_ms) - len(batch.refused))
             arms.append(Arm(indices, vectors))
         return arms
 
@@ -142,12 +147,15 @@ class Engine:
         snapshot = self.releases.route(release)
         row = self._row(snapshot, item_id)
         vectors = await self._item_vectors(snapshot, row)
+        self._served(snapshot, Source.STORED)
         return ItemVector(vectors[0], snapshot.release, Source.STORED)
 
     def embed_item(self, item: ItemRow, release: str = "") -> ItemVector:
         """The vector of one item, computed from its features."""
         snapshot = self.releases.route(release)
-        return ItemVector(embed.embed_item(snapshot, item, self.limits), snapshot.release, Source.COMPUTED)
+        values = embed.embed_item(snapshot, item, self.limits)
+        self._served(snapshot, Source.COMPUTED)
+        return ItemVector(values, snapshot.release, Source.COMPUTED)
 
     async def item_vectors(self, items: Candidates, release: str = "") -> Vectors:
         """Vectors of many items, stored (ids, keys) or computed (items)."""
@@ -156,11 +164,13 @@ class Engine:
         self._check_vectors({snapshot: len(items)})
         if items.items is not None:
             values, refused = await embed.embed_items(snapshot, items.items, self.limits)
+            self._served(snapshot, Source.COMPUTED, len(items) - len(refused))
             return Vectors(values, snapshot.release, refused)
         rows = _rows(snapshot, items)
         missing = np.flatnonzero(rows < 0)
         values = await self._item_vectors(snapshot, rows)
         values[missing] = 0.0
+        self._served(snapshot, Source.STORED, len(rows) - len(missing))
         return Vectors(values, snapshot.release, missing=missing.tolist())
 
     async def score(self, entry: ScoreEntry) -> Scored:
@@ -205,7 +215,9 @@ class Engine:
         snapshot = self._route(query, release)
         self._check_selection(snapshot, selection)
         user = await self._user(snapshot, query, cache_mode)
-        return await self._search(snapshot, user.values, selection, user=user)
+        found = await self._search(snapshot, user.values, selection, user=user)
+        self._served(snapshot, user.source)
+        return found
 
     async def search_items(
         self, query: str | ItemRow | GivenEmbedding, selection: Selection, release: str = ""
@@ -215,12 +227,20 @@ class Engine:
         snapshot = self.releases.route(release, embedding_release=given)
         self._check_selection(snapshot, selection)
         if isinstance(query, str):
+            source, exclude = Source.STORED, query
             values = (await self._item_vectors(snapshot, self._row(snapshot, query)))[0]
-            return await self._search(snapshot, values, selection, exclude=query)
-        if isinstance(query, GivenEmbedding):
-            return await self._search(snapshot, _given(snapshot, query), selection)
-        values = embed.embed_item(snapshot, query, self.limits)
-        return await self._search(snapshot, values, selection, exclude=query.item_id)
+        elif isinstance(query, GivenEmbedding):
+            source, exclude = Source.UNSPECIFIED, ""
+            values = _given(snapshot, query)
+        else:
+            source, exclude = Source.COMPUTED, query.item_id
+            values = embed.embed_item(snapshot, query, self.limits)
+        found = await self._search(snapshot, values, selection, exclude=exclude)
+        self._served(snapshot, source)
+        return found
+
+    def _served(self, snapshot: Snapshot, source: Source, entries: int = 1) -> None:
+        self._source.served(snapshot.release, source, entries)
 
     async def _user(self, snapshot: Snapshot, query: Query, cache_mode: int) -> UserVector:
         if isinstance(query, GivenEmbedding):
@@ -273,6 +293,7 @@ class Engine:
         if failed.size:
             found[failed] = 0.0
             scored[failed] = 0.0
+        self._served(snapshot, user.source)
         return Scored(scored, found, missing, user, refused)
 
     async def _search(

@@ -88,6 +88,6 @@ class TwoTowerServicer:
 
     async def get_serving_info(self, request: v1.GetServingInfoRequest) -> v1.GetServingInfoResponse:
         releases = self._engine.releases
-        shown = [releases.route(request.release, entries=0)] if request.release else releases.loaded.values()
+        shown = [releases.route(request.release)] if request.release else releases.loaded.values()
         degraded = [*await self._degraded(), *self._engine.degraded]
         return convert.serving_info(releases, shown, self._engine.limits, version("twotower"), CAPABILITIES, degraded)
