@@ -13,7 +13,7 @@ from twotower_server.observe.layout import CALL_BUCKETS_S, COLUMNS, OUTCOMES, RP
 from twotower_server.supervisor import board as board_module
 from twotower_server.supervisor.board import Board
 
-FIELDS = ("pid", "prepared", "refused", "in_flight", "waiting", "cpu_ns", "resident_bytes", "starts", "degraded")
+FIELDS = ("pid", "prepared", "refused", "cpu_ns", "resident_bytes", "starts", "degraded")
 
 
 @pytest.fixture
@@ -47,6 +47,8 @@ def test_no_two_values_share_a_word(board: Board) -> None:
         for column in range(COLUMNS):
             for source in range(len(SOURCES)):
                 counters.add_served(column, source, slot + column * len(SOURCES) + source)
+            counters.set_items(column, slot + 7 * column)
+        counters.in_flight, counters.waiting = 100 + slot, 200 + slot
         for stage in Stage:
             for _ in range(stage + slot):
                 counters.add_stage(stage, 10**12)
@@ -62,6 +64,8 @@ def test_no_two_values_share_a_word(board: Board) -> None:
             assert counters.call_times(rpc) == [sum(calls), *[0] * len(CALL_BUCKETS_S), slot * sum(calls)]
         served = [counters.served(column, source) for column in range(COLUMNS) for source in range(len(SOURCES))]
         assert served == [slot + i for i in range(COLUMNS * len(SOURCES))]
+        assert [counters.items(column) for column in range(COLUMNS)] == [slot + 7 * column for column in range(COLUMNS)]
+        assert (counters.in_flight, counters.waiting) == (100 + slot, 200 + slot)
         for stage in Stage:
             assert counters.stage_times(stage) == [*[0] * len(STAGE_BUCKETS_S), stage + slot, (stage + slot) * 10**12]
 

@@ -12,6 +12,8 @@ from twotower_server.observe.layout import (
     CALL_BUCKETS_S,
     CALL_WORDS,
     CALLS_AT,
+    IN_FLIGHT,
+    ITEMS_AT,
     OUTCOMES,
     OUTCOMES_AT,
     SERVED_AT,
@@ -19,6 +21,7 @@ from twotower_server.observe.layout import (
     STAGE_BUCKETS_S,
     STAGE_WORDS,
     STAGES_AT,
+    WAITING,
     WORDS,
     Stage,
 )
@@ -41,10 +44,32 @@ class Counters:
         """Counters of a process that is not on a board."""
         return cls(memoryview(bytearray(WORDS * 8)).cast("Q"))
 
+    def begin(self) -> None:
+        """Forgets what was of the slot's last worker alone."""
+        self.in_flight = self.waiting = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that have begun and not ended."""
+        return self._words[IN_FLIGHT]
+
+    @in_flight.setter
+    def in_flight(self, calls: int) -> None:
+        self._words[IN_FLIGHT] = calls
+
+    @property
+    def waiting(self) -> int:
+        """Calls in flight that have not had their turn yet."""
+        return self._words[WAITING]
+
+    @waiting.setter
+    def waiting(self, calls: int) -> None:
+        self._words[WAITING] = calls
+
     # ---- what the worker adds
 
     def add_call(self, rpc: int, outcome: int, elapsed_ns: int) -> None:
-        """rpc: its place in `layout.RPCS`. outcome: a `Code`, or `layout.outcome_of` a reason."""
+        """rpc: its place in `layout.RPCS`. outcome: `layout.outcome_of`."""
         words, at = self._words, CALLS_AT + rpc * CALL_WORDS
         words[OUTCOMES_AT + rpc * OUTCOMES + outcome] += 1
         words[at + bisect_left(_CALL_BUCKETS_NS, elapsed_ns)] += 1
@@ -66,6 +91,10 @@ class Counters:
         for source in range(len(SOURCES)):
             self._words[SERVED_AT + column * len(SOURCES) + source] = 0
 
+    def set_items(self, column: int, items: int) -> None:
+        """How many items a release has."""
+        self._words[ITEMS_AT + column] = items
+
     # ---- what everybody reads
 
     def calls(self, rpc: int, outcome: int) -> int:
@@ -83,3 +112,6 @@ class Counters:
 
     def served(self, column: int, source: int) -> int:
         return self._words[SERVED_AT + column * len(SOURCES) + source]
+
+    def items(self, column: int) -> int:
+        return self._words[ITEMS_AT + column]

@@ -57,6 +57,9 @@ class Stage(IntEnum):
 # Where the vector of an entry came from, by the number of `engine.model.Source`.
 SOURCES = ("given", "computed", "cache", "stored")
 
+# What may be degraded, by its bit: the workers' parts, then the supervisor's.
+PARTS = ("user_cache", "item_store", "releases", "change_log", "compaction")
+
 # Upper ends of the buckets, in seconds; one more bucket has no end.
 CALL_BUCKETS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 STAGE_BUCKETS_S = (
@@ -64,12 +67,12 @@ STAGE_BUCKETS_S = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0),
 )
 
-# An outcome is a code without a reason, or a reason, whose code `rpc.status` knows.
+# An outcome is a code without a reason, or a reason, which always has the same code (`rpc.status`).
 OUTCOMES = len(Code) + len(Reason)
 
 
-def outcome_of(reason: Reason) -> int:
-    return len(Code) + reason
+def outcome_of(code: int, reason: Reason) -> int:
+    return len(Code) + reason if reason else code
 
 
 # Releases that are counted apart. One more takes the counters that have rested longest.
@@ -77,8 +80,10 @@ COLUMNS = 1024
 
 CALL_WORDS = len(CALL_BUCKETS_S) + 2  # the buckets, and the sum in nanoseconds
 STAGE_WORDS = len(STAGE_BUCKETS_S) + 2
-OUTCOMES_AT = 0
+IN_FLIGHT, WAITING = 0, 1
+OUTCOMES_AT = 2
 CALLS_AT = OUTCOMES_AT + len(RPCS) * OUTCOMES
 STAGES_AT = CALLS_AT + len(RPCS) * CALL_WORDS
 SERVED_AT = STAGES_AT + len(Stage) * STAGE_WORDS
-WORDS = SERVED_AT + COLUMNS * len(SOURCES)
+ITEMS_AT = SERVED_AT + COLUMNS * len(SOURCES)
+WORDS = ITEMS_AT + COLUMNS

@@ -18,11 +18,11 @@ from twotower_server.observe.layout import SOURCES, WORDS
 HEALTHY_S = 2.0
 BEAT_S = 0.1
 
-_PID, _BEAT, _PREPARED, _REFUSED, _IN_FLIGHT, _WAITING, _CPU, _RESIDENT, _STARTS, _DEGRADED, _PHASE = range(11)
+_PID, _BEAT, _PREPARED, _REFUSED, _CPU, _RESIDENT, _STARTS, _DEGRADED, _PHASE = range(9)
 _COUNTERS = 16
 _ROW_WORDS = _COUNTERS + WORDS
 
-_SERVER_PHASE, _CERTIFICATE_EXPIRY = range(2)
+_SERVER_PHASE, _CERTIFICATE_EXPIRY, _SERVER_DEGRADED, _LOG_POSITION = range(4)
 _SERVER_WORDS = 8
 
 
@@ -40,13 +40,12 @@ class Row:
     pid:       of the worker that serves, or is about to; 0 = none.
     prepared:  the latest generation that it has opened.
     refused:   the latest generation that it could not open.
-    in_flight: calls that have begun and not ended. waiting: those of them that have not had their turn yet.
     cpu_ns:    processor time of all workers that the slot has had.
     resident_bytes: memory of the worker.
     starts:    how many workers the slot has had.
-    degraded:  a bit for each part that does not work as it should.
+    degraded:  a bit for each of `observe.layout.PARTS` that does not work as it should.
     phase:     of the worker.
-    counters:  of what it has served.
+    counters:  of what it does and has done.
     """
 
     def __init__(self, words: memoryview[int]) -> None:
@@ -90,22 +89,6 @@ class Row:
     def healthy(self) -> bool:
         """Whether there is a worker, and it has beaten lately."""
         return self.pid != 0 and time.monotonic_ns() - self._words[_BEAT] < HEALTHY_S * 1e9
-
-    @property
-    def in_flight(self) -> int:
-        return self._words[_IN_FLIGHT]
-
-    @in_flight.setter
-    def in_flight(self, value: int) -> None:
-        self._words[_IN_FLIGHT] = value
-
-    @property
-    def waiting(self) -> int:
-        return self._words[_WAITING]
-
-    @waiting.setter
-    def waiting(self, value: int) -> None:
-        self._words[_WAITING] = value
 
     @property
     def cpu_ns(self) -> int:
@@ -152,7 +135,8 @@ class Board:
     """One process's view of the board.
 
     phase: of the server: SERVING once all workers have served. certificate_expiry: Unix seconds; 0 = no certificate.
-    Only the supervisor sets these.
+    degraded: as of a row, of what the supervisor does. log_position: of the last item change. Only the supervisor sets
+    these.
     """
 
     def __init__(self, path: Path, slots: int, *, create: bool = False) -> None:
@@ -181,6 +165,22 @@ class Board:
     @certificate_expiry.setter
     def certificate_expiry(self, seconds: int) -> None:
         self._words[_CERTIFICATE_EXPIRY] = seconds
+
+    @property
+    def degraded(self) -> int:
+        return self._words[_SERVER_DEGRADED]
+
+    @degraded.setter
+    def degraded(self, parts: int) -> None:
+        self._words[_SERVER_DEGRADED] = parts
+
+    @property
+    def log_position(self) -> int:
+        return self._words[_LOG_POSITION]
+
+    @log_position.setter
+    def log_position(self, position: int) -> None:
+        self._words[_LOG_POSITION] = position
 
     @property
     def is_ready(self) -> bool:

@@ -54,6 +54,7 @@ class Follower:
         self._releases: Releases | None = None
         self._columns: dict[str, int] = {}  # of the board, by release
         row.prepared = row.refused = 0  # the slot's last worker may have come further
+        row.counters.begin()
 
     def now(self) -> Releases:
         """What serves a call that begins now: read from the page every time, which makes a switch atomic."""
