@@ -43,7 +43,7 @@ def test_a_server_that_says_nothing(run_twotower: Command, silent_target: str) -
     assert "timed out" in why
 
 
-@pytest.mark.parametrize("url", ["localhost:9100/readyz", "/readyz", "ftp://localhost/readyz"])
+@pytest.mark.parametrize("url", ["localhost:9090/readyz", "/readyz", "ftp://localhost/readyz"])
 def test_what_is_no_url(run_twotower: Command, url: str) -> None:
     code, _, why = run_twotower("health", "--url", url)
     assert code == ExitCode.USAGE

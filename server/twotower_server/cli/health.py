@@ -14,12 +14,12 @@ from twotower_server.config import Address, variable
 from twotower_server.errors import TwoTowerError
 
 # Where containers serve health and metrics.
-DEFAULT_ADDRESS = Address("", 9100)
+DEFAULT_ADDRESS = Address("", 9090)
 _LISTEN = variable("metrics_listen")
 
 _DESCRIPTION = f"""\
-Ask the server of this machine by HTTP whether it is ready: on its --metrics-listen, where {_LISTEN} says it, else on
-port {DEFAULT_ADDRESS.port}.
+Ask the server of this machine by HTTP whether it is ready: on its --metrics-listen, where {_LISTEN}
+says it, else on port {DEFAULT_ADDRESS.port}.
 
 exit codes: 0 ready, 1 not ready or no server (the reason is on standard error), 2 wrong usage
 """
