@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from twotower_server.access.access import Access
 from twotower_server.cache.memory import MemoryTier
 from twotower_server.cache.policy import CachePolicy
 from twotower_server.cache.user_cache import UserCache
 from twotower_server.catalog.log import Log
 from twotower_server.catalog.open import open_shared_log
-from twotower_server.config import Config
+from twotower_server.config import Address, Config, ConfigError
 from twotower_server.engine.change import CatalogEngine
 from twotower_server.engine.engine import Engine
 from twotower_server.engine.limits import Limits
@@ -32,10 +33,13 @@ from twotower_server.release.format import GOLDEN
 from twotower_server.release.golden import Golden
 from twotower_server.release.snapshot import Snapshot
 from twotower_server.release.stamp import is_stamped
+from twotower_server.rpc.access import Gate
 from twotower_server.rpc.catalog_servicer import CatalogServicer
-from twotower_server.rpc.credentials import server_credentials
+from twotower_server.rpc.credentials import Certificate
+from twotower_server.rpc.inference_servicer import InferenceServicer
 from twotower_server.rpc.release_servicer import ReleaseServicer
 from twotower_server.rpc.server import RpcServer, Servicer
+from twotower_server.rpc.servers import RpcServers
 from twotower_server.rpc.servicer import TwoTowerServicer
 from twotower_server.supervisor.board import Board
 from twotower_server.supervisor.child import Parent
@@ -94,23 +98,33 @@ async def _serve(job: Job, parent: Parent) -> None:
         catalog = CatalogEngine(follower, changes.append, engine.limits)
         started.callback(catalog.close)
         try:
-            credentials = server_credentials(config.tls_certificate, config.tls_key)
+            access = Access(config.tokens, is_encrypted=config.tls_certificate is not None)
+            certificate = open_certificate(config)
+            calls = WholeCalls(follower, engine.limits, cache, stored)
             servicers: dict[str, Servicer] = {
                 "TwoTowerService": TwoTowerServicer(engine, partial(parent.ask, "degraded")),
                 "CatalogService": CatalogServicer(catalog),
                 "ReleaseService": ReleaseServicer(engine, parent.ask),
+                "GRPCInferenceService": InferenceServicer(calls, lambda: server.is_serving),
             }
-            server = RpcServer(servicers, engine.limits, credentials=credentials, reflect=config.reflection)
-            calls = WholeCalls(follower, engine.limits, cache, stored)
-            http = open_http(config, calls, partial(observe, job.folder, page, board))
+            serve = partial(
+                RpcServer,
+                limits=engine.limits,
+                credentials=None if certificate is None else certificate.credentials(),
+                reflect=config.reflection,
+                gate=Gate(access, certificates=config.tls_client_ca is not None),
+            )
+            admin = None if job.admin is None else _bindable(job.admin)
+            server = RpcServers(servicers, serve, _bindable(job.address), admin)
+            http = open_http(config, calls, partial(observe, job.folder, page, board), access)
             # What is there now stays: collections look at the garbage of calls alone, not at every imported module.
             gc.collect()
             gc.freeze()
-            await server.start(str(job.address) if job.address.host else f"[::]:{job.address.port}")
+            await server.start()
             if http is not None and job.http is not None:
                 await http.start(shared_sockets(job.http))
-        except (OSError, RuntimeError, ValueError) as error:
-            where = job.address if job.http is None else f"{job.address} and {job.http}"
+        except (ConfigError, OSError, RuntimeError, ValueError) as error:
+            where = " and ".join(str(address) for address in (job.address, job.http, job.admin) if address)
             parent.report(Report(Event.FAILED, f"cannot serve on {where}: {error}"))
             return
         # Reverse order: first no new calls and a drain, then the engine that serves them.
@@ -121,7 +135,7 @@ async def _serve(job: Job, parent: Parent) -> None:
         if http is not None:
             http.set_serving(True)
         parent.report(Report(Event.DONE))
-        listening = asyncio.create_task(parent.listen())
+        listening = asyncio.create_task(parent.listen(partial(_reload, access, certificate, http)))
         listening.add_done_callback(lambda _: os._exit(1))  # the supervisor is gone
         tasks = [asyncio.create_task(coroutine) for coroutine in (stop.wait(), follower.follow())]
         ended, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -134,18 +148,46 @@ async def _serve(job: Job, parent: Parent) -> None:
                 parent.report(Report(Event.REFUSED, str(error)))
 
 
-async def _stop(server: RpcServer, http: HttpServer | None, grace_s: float) -> None:
+def _reload(*held: Access | Certificate | HttpServer | None) -> None:
+    """Reads the files of tokens and certificates again; one that cannot be used changes nothing."""
+    for one in held:
+        try:
+            if one is not None:
+                one.reload()
+        except (ConfigError, OSError, ValueError) as error:
+            log.error("not reloaded, what was read before stays: %s", error)
+
+
+def _bindable(address: Address) -> str:
+    """As gRPC wants it."""
+    return str(address) if address.host else f"[::]:{address.port}"
+
+
+async def _stop(server: RpcServers, http: HttpServer | None, grace_s: float) -> None:
     """Both ports drain at the same time, so that together they take no longer than the grace."""
     await asyncio.gather(server.stop(grace_s), *(() if http is None else (http.stop(),)))
 
 
-def open_http(config: Config, calls: WholeCalls, state: Callable[[], ServerState]) -> HttpServer | None:
-    """The server of the HTTP port; None when there is none."""
+def open_certificate(config: Config) -> Certificate | None:
+    """The certificate of the gRPC ports; None = plaintext. Raises OSError."""
+    if config.tls_certificate is None or config.tls_key is None:
+        return None
+    return Certificate(config.tls_certificate, config.tls_key, config.tls_client_ca)
+
+
+def open_http(config: Config, calls: WholeCalls, state: Callable[[], ServerState], access: Access) -> HttpServer | None:
+    """The server of the HTTP port; None when there is none. Raises OSError."""
     if config.http_listen is None:
         return None
-    from twotower_server.http.server import HttpServer  # aiohttp takes 15 MB and 0.3 s: only where it is used
+    from twotower_server.http.access import Gate  # aiohttp takes 15 MB and 0.3 s: only where it is used
+    from twotower_server.http.server import HttpServer
+    from twotower_server.http.tls import Certificate
 
-    return HttpServer(calls, state, grace_s=config.grace_s, certificate=config.tls_certificate, key=config.tls_key)
+    certificate = None
+    if config.tls_certificate is not None and config.tls_key is not None:
+        certificate = Certificate(config.tls_certificate, config.tls_key, config.tls_client_ca)
+    gate = Gate(access, certificates=config.tls_client_ca is not None)
+    return HttpServer(calls, state, grace_s=config.grace_s, certificate=certificate, gate=gate)
 
 
 def observe(folder: Path, page: Page, board: Board) -> ServerState:
@@ -160,7 +202,7 @@ def observe(folder: Path, page: Page, board: Board) -> ServerState:
             if number == page.current:
                 raise
             continue  # a switch has just retired it
-        served = {release: board.counted(loaded.column) for release, loaded in generation.loaded.items()}
+        served = {release: board.served(loaded.column) for release, loaded in generation.loaded.items()}
         return ServerState(generation.active, served, [row.healthy for row in board.rows])
 
 

@@ -202,6 +202,14 @@ class Config:
             "HOST:PORT",
         ),
     )
+    admin_listen: Address | None = field(
+        default=None,
+        metadata=_meta(
+            "serve CatalogService and ReleaseService here, and no longer at --listen: HOST:PORT as above",
+            _address,
+            "HOST:PORT",
+        ),
+    )
     metrics_listen: Address | None = field(
         default=None,
         metadata=_meta(
@@ -293,6 +301,14 @@ class Config:
         metadata=_meta("PEM of the server's certificate chain; with --tls-key, serve TLS only", _path, "FILE"),
     )
     tls_key: Path | None = field(default=None, metadata=_meta("PEM of the certificate's private key", _path, "FILE"))
+    tls_client_ca: Path | None = field(
+        default=None,
+        metadata=_meta("PEM of authorities; each client must show a certificate that one has signed", _path, "FILE"),
+    )
+    tokens: Path | None = field(
+        default=None,
+        metadata=_meta("TOML file of who may read, change items and change releases; docs/security.md", _path, "FILE"),
+    )
     verifier_memory_mib: int = field(
         default=0,
         metadata=_meta("memory that verifying a release may take; 0 = half of the machine's", _count(0, 2**24), "MIB"),
@@ -383,6 +399,8 @@ class Config:
         if (self.tls_certificate is None) != (self.tls_key is None):
             given, lacking = ("tls_certificate", "tls_key") if self.tls_key is None else ("tls_key", "tls_certificate")
             raise ConfigError(f"{given} is set without {lacking}: {flag(lacking)} names the other half")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ConfigError("tls_client_ca is set without tls_certificate: --tls-certificate names the server's own")
         self._check_ports()
         if self.user_cache_redis and (self.redis is None or self.user_cache == "off"):
             lacking = "redis: --redis URL names it" if self.redis is None else "a cache: --user-cache ttl makes it"
@@ -397,7 +415,7 @@ class Config:
 
     def _check_ports(self) -> None:
         taken: dict[int, str] = {}
-        for name in ("listen", "http_listen", "metrics_listen"):
+        for name in ("listen", "http_listen", "admin_listen", "metrics_listen"):
             address: Address | None = getattr(self, name)
             if address is None or not address.port:
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import grpc
@@ -14,7 +15,7 @@ class Certificate:
         """PEM files: the certificate chain, its key, and the authorities of clients; None = clients show none.
 
         With authorities each client must show a certificate: gRPC for Python cannot take it or leave it.
-        Raises OSError when a file cannot be read.
+        Raises OSError when a file cannot be read, or is no such PEM.
         """
         self._files = certificate, key, client_ca
         self._loaded = self._read()
@@ -39,15 +40,7 @@ class Certificate:
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         certificate, key, client_ca = self._files
+        # gRPC itself would say nothing of files that do not fit. The empty password keeps OpenSSL from asking.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
         roots = None if client_ca is None else client_ca.read_bytes()
         return grpc.ssl_server_certificate_configuration([(key.read_bytes(), certificate.read_bytes())], roots)
-
-
-def server_credentials(certificate: Path | None, key: Path | None) -> grpc.ServerCredentials | None:
-    """Credentials from PEM files: the certificate chain and its key. None without them: plaintext.
-
-    Raises OSError when a file cannot be read.
-    """
-    if certificate is None or key is None:
-        return None
-    return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])

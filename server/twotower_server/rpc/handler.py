@@ -11,8 +11,10 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from twotower_server.access.caller import Role
 from twotower_server.engine.limits import Limits
 from twotower_server.errors import Reason, Refused
+from twotower_server.rpc.access import Gate
 from twotower_server.rpc.status import abort
 
 log = logging.getLogger(__name__)
@@ -20,12 +22,17 @@ log = logging.getLogger(__name__)
 Method = Callable[[Any], Awaitable[Message]]
 
 
-def service_handler(service: ServiceDescriptor, methods: dict[str, Method], limits: Limits) -> grpc.GenericRpcHandler:
-    """A handler for every RPC of a service, each of which needs a method."""
+def service_handler(
+    service: ServiceDescriptor, methods: dict[str, Method], limits: Limits, gate: Gate, role: Role
+) -> grpc.GenericRpcHandler:
+    """A handler for every RPC of a service, each of which needs a method.
+
+    gate: admits callers who have the role.
+    """
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for rpc in service.methods:
         handlers[rpc.name] = grpc.unary_unary_rpc_method_handler(
-            _call(methods[rpc.name], rpc.name, limits),
+            _call(methods[rpc.name], rpc.name, limits, gate, role),
             request_deserializer=_deserializer(GetMessageClass(rpc.input_type)),
         )
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
@@ -43,7 +50,7 @@ def _deserializer(message: type[Message]) -> Callable[[bytes], Message | None]:
     return parse
 
 
-def _call(method: Method, name: str, limits: Limits) -> Callable[..., Awaitable[bytes]]:
+def _call(method: Method, name: str, limits: Limits, gate: Gate, role: Role) -> Callable[..., Awaitable[bytes]]:
     async def call(request: Message | None, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         try:
             if request is None:
@@ -51,6 +58,7 @@ def _call(method: Method, name: str, limits: Limits) -> Callable[..., Awaitable[
                     Reason.UNSPECIFIED,
                     f"the bytes are not a {name} request: they are damaged, or a string is not UTF-8",
                 )
+            gate.admit(context, role)
             answer = (await method(request)).SerializeToString()
             # Its size was estimated before work; ids, texts and problems may make it larger than a client can read.
             limits.check_response(len(answer))

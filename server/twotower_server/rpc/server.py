@@ -11,27 +11,33 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from twotower import v1
+from twotower_server.access.access import Access
+from twotower_server.access.caller import Role
 from twotower_server.engine.limits import Limits
+from twotower_server.rpc import inference_servicer
+from twotower_server.rpc.access import Gate
 from twotower_server.rpc.handler import Method, service_handler
 
 _SERVICES: dict[str, ServiceDescriptor] = {
     name: descriptor
     for file in (v1.TWOTOWER_SERVICE_FILE, v1.CATALOG_SERVICE_FILE, v1.RELEASE_SERVICE_FILE)
     for name, descriptor in file.services_by_name.items()
-}
+} | {inference_servicer.SERVICE.name: inference_servicer.SERVICE}
+# Any other service reads.
+_ROLES = {"CatalogService": Role.CATALOG, "ReleaseService": Role.RELEASE}
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Servicer(Protocol):
-    """What serves one service of the contract."""
+    """What serves one service of the contract, or of the Open Inference Protocol."""
 
     def methods(self) -> dict[str, Method]:
         """Every RPC of the service, by name."""
 
 
 class RpcServer:
-    """NOT_SERVING until `set_serving(True)`, and again before the drain."""
+    """NOT_SERVING until `set_serving(True)`, and again before the drain; `is_serving` says which."""
 
     def __init__(
         self,
@@ -40,16 +46,21 @@ class RpcServer:
         *,
         credentials: grpc.ServerCredentials | None = None,
         reflect: bool = True,
+        gate: Gate | None = None,
     ) -> None:
         """servicers: by the name of the contract's service; of one that is left out, gRPC says UNIMPLEMENTED.
 
-        credentials: TLS; None = plaintext. reflect: offer server reflection.
+        credentials: TLS; None = plaintext. reflect: offer server reflection. gate: who may call; None = the default,
+        by which everybody may read.
         """
+        gate = gate or Gate(Access(None))
+        self.is_serving = False
         self._credentials = credentials
         self._server = grpc.aio.server(options=_options(limits.request_bytes))
         self._health = health.aio.HealthServicer()
         handlers = [
-            service_handler(_SERVICES[name], servicer.methods(), limits) for name, servicer in servicers.items()
+            service_handler(_SERVICES[name], servicer.methods(), limits, gate, _ROLES.get(name, Role.READ))
+            for name, servicer in servicers.items()
         ]
         self._server.add_generic_rpc_handlers(tuple(handlers))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -70,11 +81,13 @@ class RpcServer:
 
     async def set_serving(self, serving: bool) -> None:
         """What health checks answer, for the server ("") and each service."""
+        self.is_serving = serving
         for name in ("", *self._names):
             await self._health.set(name, _SERVING if serving else _NOT_SERVING)
 
     async def stop(self, grace_s: float) -> None:
         """Answers NOT_SERVING, lets calls in flight finish within `grace_s` seconds, then ends them."""
+        self.is_serving = False
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
 
