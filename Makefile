@@ -58,7 +58,7 @@ run: .venv/.server ## Serve the demo release on :50051, or on LISTEN=HOST:PORT
 test: lint types lint-proto check-generated check-imports test-go test-python ## Check and test everything that needs no PyTorch
 
 .PHONY: test-python
-test-python: .venv/.dev $(GO) $(TOOLS)/bin/grpcurl $(REDIS_SERVER) ## Run the Python tests; PYTEST="-k name" passes options on
+test-python: .venv/.dev $(GO) $(TOOLS)/bin/grpcurl $(REDIS_SERVER) $(TOOLS)/triton/.installed ## Run the Python tests; PYTEST="-k name" passes options on
 	GO=$(GO) REDIS_SERVER=$(REDIS_SERVER) .venv/bin/python -m pytest $(PYTEST)
 
 .PHONY: test-reliability
@@ -255,6 +255,13 @@ $(REDIS_SERVER):
 	@version=$$($@ --version | sed 's/.* v=\([0-9.]*\).*/\1/'); \
 	$(call newer,$$version,$(REDIS_MIN)) || \
 	  { echo "The package has Redis $$version. Install $(REDIS_MIN) or newer where PATH finds it." >&2; exit 1; }
+
+# The client of Triton as its users have it: the server's protobuf is too new for it.
+$(TOOLS)/triton/.installed: tests/open_inference/tritonclient.txt
+	$(call make_venv,.tools/triton)
+	@echo 'Installing the client of Triton, which tests call the server by, into .tools/triton'
+	.tools/triton/bin/python -m pip install --quiet --requirement $<
+	@touch $@
 
 $(TOOLS)/bin/.protoc-plugins: Makefile | $(GO)
 	@echo 'Building protoc-gen-go $(PROTOC_GEN_GO) and protoc-gen-go-grpc $(PROTOC_GEN_GO_GRPC) into .tools'

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import orjson
 from aiohttp import web
-from numpy.typing import NDArray
 
 from twotower_server.engine.route import Releases
 from twotower_server.engine.whole import WholeCalls
 from twotower_server.errors import Reason, Refused
 from twotower_server.http.body import read_json
-from twotower_server.http.instance import Instance, Instances, instances, numeric_names
 from twotower_server.http.metrics import CONTENT_TYPE, ServerState, exposition
-from twotower_server.http.model import Model
-from twotower_server.http.tensor import FEATURES, instances_of
+from twotower_server.http.tensor import tensors
+from twotower_server.inference.call import infer
+from twotower_server.inference.instance import Instances, instances, numeric_names
+from twotower_server.inference.model import Model
+from twotower_server.inference.tensor import FEATURES, instances_of
 from twotower_server.release.snapshot import Snapshot
 
 RELEASE_HEADER = "X-Twotower-Release"
 
 # A number of an answer, as text: the longest is -1.1754944e-38, and a comma.
 _VALUE_BYTES = 15
-# Instances that are read between two looks at the event loop.
-_INSTANCES_A_TURN = 256
 
 _MODEL = "{model:[^/:]+}"
 
@@ -37,12 +34,13 @@ class UnknownModel(Exception):
 
 
 class Gateway:
-    """Serves one worker. `is_serving` is False until it may be sent calls, and again while it drains."""
+    """Serves one worker."""
 
-    def __init__(self, calls: WholeCalls, state: Callable[[], ServerState]) -> None:
+    def __init__(self, calls: WholeCalls, state: Callable[[], ServerState], is_ready: Callable[[], bool]) -> None:
+        """state: of the whole server. is_ready: whether it should be sent calls."""
         self._calls = calls
         self._state = state
-        self.is_serving = False
+        self._is_ready = is_ready
 
     def routes(self) -> list[web.RouteDef]:
         """Every route, by the protocol that it belongs to."""
@@ -91,7 +89,8 @@ class Gateway:
         body = await read_json(request)
         model = _model(request)
         _check_outputs(body.get("outputs"), model)
-        snapshot, values = await self._run(model, _release(request), instances_of(body.get("inputs")))
+        given = await instances_of(tensors(body.get("inputs"), model, self._calls.limits))
+        snapshot, values = await infer(self._calls, model, _release(request), given, _VALUE_BYTES)
         output = {"name": model.output, "datatype": "FP32", "shape": [*values.shape], "data": values.ravel()}
         answer = {"model_name": model.value, "model_version": snapshot.release, "outputs": [output]}
         if isinstance(body.get("id"), str):
@@ -99,19 +98,8 @@ class Gateway:
         return self._answer(snapshot, answer)
 
     async def _predictions(self, request: web.Request, release: str, given: Instances) -> web.Response:
-        snapshot, values = await self._run(_model(request), release, given)
+        snapshot, values = await infer(self._calls, _model(request), release, given, _VALUE_BYTES)
         return self._answer(snapshot, {"predictions": values.ravel()})
-
-    async def _run(self, model: Model, release: str, given: Instances) -> tuple[Snapshot, NDArray[np.float32]]:
-        snapshot = self._calls.route(release, given.user(), len(given))
-        self._calls.limits.check_response(_VALUE_BYTES * int(np.prod(model.shape(snapshot, len(given)))))
-        read = given.reader(model.schemas(snapshot), snapshot.release)
-        found: list[Instance] = []
-        for start in range(0, len(given), _INSTANCES_A_TURN):
-            if start:
-                await asyncio.sleep(0)
-            found += map(read, range(start, min(start + _INSTANCES_A_TURN, len(given))))
-        return snapshot, await model.run(self._calls, snapshot, found)
 
     def _answer(self, snapshot: Snapshot, answer: dict[str, Any]) -> web.Response:
         content = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -121,7 +109,7 @@ class Gateway:
     # ---- models
 
     async def model_status(self, request: web.Request) -> web.Response:
-        model, releases = _model(request), self._releases()
+        model, releases = _model(request), self._calls.releases
         shown = [_pinned(releases, request).release] if _release(request) else _versions(releases)
         versions = [
             {"version": release, "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
@@ -130,7 +118,7 @@ class Gateway:
         return _json({"name": model.value, "ready": True, "model_version_status": versions})
 
     async def metadata(self, request: web.Request) -> web.Response:
-        model, releases = _model(request), self._releases()
+        model, releases = _model(request), self._calls.releases
         snapshot = _pinned(releases, request)
         return _json(
             {
@@ -148,7 +136,8 @@ class Gateway:
 
     async def model_ready(self, request: web.Request) -> web.Response:
         model = _model(request)
-        _pinned(self._releases(), request)
+        self._check_ready()
+        _pinned(self._calls.releases, request)
         return _json({"name": model.value, "ready": True})
 
     # ---- the server
@@ -160,21 +149,20 @@ class Gateway:
         return _json({"live": True})
 
     async def ready(self, request: web.Request) -> web.Response:
-        self._releases()
+        self._check_ready()
         return _json({"ready": True})
 
     async def ping(self, request: web.Request) -> web.Response:
-        self._releases()
+        self._check_ready()
         return _json({"status": "Healthy"})
 
     async def metrics(self, request: web.Request) -> web.Response:
         return web.Response(text=exposition(self._state()), headers={"Content-Type": CONTENT_TYPE})
 
-    def _releases(self) -> Releases:
-        """For a question, not a call. Raises NOT_READY also while this worker starts or drains."""
-        if not self.is_serving:
+    def _check_ready(self) -> None:
+        """Calls are served even when this raises NOT_READY, but none should be sent any more, or yet."""
+        if not self._is_ready():
             raise Refused(Reason.NOT_READY, "this server is starting or stopping")
-        return self._calls.releases
 
 
 def _model(request: web.Request) -> Model:
@@ -189,7 +177,7 @@ def _release(request: web.Request) -> str:
 
 
 def _pinned(releases: Releases, request: web.Request) -> Snapshot:
-    return releases.route(_release(request), entries=0)
+    return releases.route(_release(request))
 
 
 def _versions(releases: Releases) -> list[str]:
@@ -207,9 +195,7 @@ def _one_of(body: dict[str, Any], *fields: str) -> str:
 
 def _check_outputs(outputs: object, model: Model) -> None:
     for output in outputs if isinstance(outputs, list) else ():
-        name = output.get("name") if isinstance(output, dict) else None
-        if name != model.output:
-            raise Refused(Reason.UNSPECIFIED, f"{model.value} has one output, {model.output}", "outputs")
+        model.check_output(output.get("name") if isinstance(output, dict) else None)
 
 
 def _json(answer: dict[str, Any]) -> web.Response:
