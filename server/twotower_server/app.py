@@ -29,6 +29,7 @@ from twotower_server.engine.limits import Limits
 from twotower_server.engine.stored import StoredVectors
 from twotower_server.engine.whole import WholeCalls
 from twotower_server.errors import ReleaseRefused
+from twotower_server.observe.observer import Observer
 from twotower_server.release.format import GOLDEN
 from twotower_server.release.golden import Golden
 from twotower_server.release.snapshot import Snapshot
@@ -41,7 +42,7 @@ from twotower_server.rpc.release_servicer import ReleaseServicer
 from twotower_server.rpc.server import RpcServer, Servicer
 from twotower_server.rpc.servers import RpcServers
 from twotower_server.rpc.servicer import TwoTowerServicer
-from twotower_server.supervisor.board import Board
+from twotower_server.supervisor.board import Board, Phase, Row
 from twotower_server.supervisor.child import Parent
 from twotower_server.supervisor.follower import Follower
 from twotower_server.supervisor.generation import Generation
@@ -70,15 +71,20 @@ async def _serve(job: Job, parent: Parent) -> None:
     board = Board(job.folder / "board", config.workers)
     row = board.rows[job.slot]
     page = Page(job.folder / "page")
+
+    def is_ready() -> bool:
+        return board.is_ready and row.phase is Phase.SERVING
+
     cache = open_user_cache(config)
     closed = None if cache is None else cache.forget
     follower = Follower(job.folder, job.catalog, page, row, partial(open_release, config), closed)
     async with AsyncExitStack() as started:
+        # From now on it hangs if it does not move; opening a large release may take its time, in a thread.
+        beating = asyncio.create_task(follower.beat())
+        started.callback(beating.cancel)
         try:
             await follower.prepare_current()
             follower.join()
-            beating = asyncio.create_task(follower.beat())
-            started.callback(beating.cancel)
             await follower.look()  # a switch that began before this worker could be waited for
         except ReleaseRefused as error:
             parent.report(Report(Event.REFUSED, str(error)))
@@ -100,12 +106,13 @@ async def _serve(job: Job, parent: Parent) -> None:
         try:
             access = Access(config.tokens, is_encrypted=config.tls_certificate is not None)
             certificate = open_certificate(config)
+            observer = Observer(row.counters)
             calls = WholeCalls(follower, engine.limits, cache, stored)
             servicers: dict[str, Servicer] = {
                 "TwoTowerService": TwoTowerServicer(engine, partial(parent.ask, "degraded")),
                 "CatalogService": CatalogServicer(catalog),
                 "ReleaseService": ReleaseServicer(engine, parent.ask),
-                "GRPCInferenceService": InferenceServicer(calls, lambda: server.is_serving),
+                "GRPCInferenceService": InferenceServicer(calls, is_ready),
             }
             serve = partial(
                 RpcServer,
@@ -113,13 +120,18 @@ async def _serve(job: Job, parent: Parent) -> None:
                 credentials=None if certificate is None else certificate.credentials(),
                 reflect=config.reflection,
                 gate=Gate(access, certificates=config.tls_client_ca is not None),
+                is_ready=is_ready,
+                observer=observer,
             )
             admin = None if job.admin is None else _bindable(job.admin)
             server = RpcServers(servicers, serve, _bindable(job.address), admin)
-            http = open_http(config, calls, partial(observe, job.folder, page, board), access)
+            http = open_http(config, calls, partial(observe, job.folder, page, board), is_ready, access)
             # What is there now stays: collections look at the garbage of calls alone, not at every imported module.
             gc.collect()
             gc.freeze()
+            # Calls come as soon as a port is bound. Until then SIGTERM ends this process at once.
+            stop = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
             await server.start()
             if http is not None and job.http is not None:
                 await http.start(shared_sockets(job.http))
@@ -128,12 +140,8 @@ async def _serve(job: Job, parent: Parent) -> None:
             parent.report(Report(Event.FAILED, f"cannot serve on {where}: {error}"))
             return
         # Reverse order: first no new calls and a drain, then the engine that serves them.
-        started.push_async_callback(_stop, server, http, config.grace_s)
-        stop = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        await server.set_serving(True)
-        if http is not None:
-            http.set_serving(True)
+        started.push_async_callback(_stop, row, server, http, config.grace_s)
+        row.phase = Phase.SERVING
         parent.report(Report(Event.DONE))
         listening = asyncio.create_task(parent.listen(partial(_reload, access, certificate, http)))
         listening.add_done_callback(lambda _: os._exit(1))  # the supervisor is gone
@@ -163,8 +171,9 @@ def _bindable(address: Address) -> str:
     return str(address) if address.host else f"[::]:{address.port}"
 
 
-async def _stop(server: RpcServers, http: HttpServer | None, grace_s: float) -> None:
+async def _stop(row: Row, server: RpcServers, http: HttpServer | None, grace_s: float) -> None:
     """Both ports drain at the same time, so that together they take no longer than the grace."""
+    row.phase = Phase.DRAINING
     await asyncio.gather(server.stop(grace_s), *(() if http is None else (http.stop(),)))
 
 
@@ -175,7 +184,9 @@ def open_certificate(config: Config) -> Certificate | None:
     return Certificate(config.tls_certificate, config.tls_key, config.tls_client_ca)
 
 
-def open_http(config: Config, calls: WholeCalls, state: Callable[[], ServerState], access: Access) -> HttpServer | None:
+def open_http(
+    config: Config, calls: WholeCalls, state: Callable[[], ServerState], is_ready: Callable[[], bool], access: Access
+) -> HttpServer | None:
     """The server of the HTTP port; None when there is none. Raises OSError."""
     if config.http_listen is None:
         return None
@@ -187,7 +198,7 @@ def open_http(config: Config, calls: WholeCalls, state: Callable[[], ServerState
     if config.tls_certificate is not None and config.tls_key is not None:
         certificate = Certificate(config.tls_certificate, config.tls_key, config.tls_client_ca)
     gate = Gate(access, certificates=config.tls_client_ca is not None)
-    return HttpServer(calls, state, grace_s=config.grace_s, certificate=certificate, gate=gate)
+    return HttpServer(calls, state, is_ready, grace_s=config.grace_s, certificate=certificate, gate=gate)
 
 
 def observe(folder: Path, page: Page, board: Board) -> ServerState:

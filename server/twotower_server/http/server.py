@@ -44,22 +44,25 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class HttpServer:
-    """Not ready until `set_serving(True)`, and again before the drain."""
+    """What listens on the HTTP port."""
 
     def __init__(
         self,
         calls: WholeCalls,
         state: Callable[[], ServerState],
+        is_ready: Callable[[], bool],
         *,
         grace_s: float,
         certificate: Certificate | None = None,
         gate: Gate | None = None,
     ) -> None:
-        """state: of the whole server, for /metrics. grace_s: what calls in flight get when the server stops.
+        """state: of the whole server, for /metrics. is_ready: what health checks answer.
+
+        grace_s: what calls in flight get when the server stops.
 
         certificate: None = plaintext. gate: who may call; None = the default, by which everybody may.
         """
-        self._gateway = Gateway(calls, state)
+        self._gateway = Gateway(calls, state, is_ready)
         self._certificate = certificate
         self._gate = gate or Gate(Access(None))
         self._limit_bytes = calls.limits.request_bytes
@@ -93,13 +96,8 @@ class HttpServer:
         if self._certificate is not None:
             self._certificate.reload()
 
-    def set_serving(self, serving: bool) -> None:
-        """What health checks answer."""
-        self._gateway.is_serving = serving
-
     async def stop(self) -> None:
         """Takes no new connection, lets calls in flight finish within the grace, then ends them."""
-        self.set_serving(False)
         self._draining = True
         for site in [*self._runner.sites]:
             await site.stop()

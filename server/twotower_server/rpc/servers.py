@@ -12,7 +12,7 @@ ADMIN = frozenset({"CatalogService", "ReleaseService"})
 
 
 class RpcServers:
-    """One server for each port; they start, become ready and stop as one."""
+    """One server for each port; they start and stop as one."""
 
     def __init__(
         self,
@@ -33,20 +33,10 @@ class RpcServers:
             admin: serve({name: servicer for name, servicer in servicers.items() if name in ADMIN}),
         }
 
-    @property
-    def is_serving(self) -> bool:
-        """Whether the server of the main port says that it serves."""
-        return next(iter(self._servers.values())).is_serving
-
     async def start(self) -> None:
         """Binds and serves. Raises RuntimeError when a port cannot be bound."""
         for address, server in self._servers.items():
             await server.start(address)
-
-    async def set_serving(self, serving: bool) -> None:
-        """What health checks answer on every port."""
-        for server in self._servers.values():
-            await server.set_serving(serving)
 
     async def stop(self, grace_s: float) -> None:
         """Drains all ports at the same time."""

@@ -6,10 +6,11 @@ import asyncio
 import os
 import socket
 import sys
-from signal import Signals
+from contextlib import suppress
+from signal import SIGABRT, SIGKILL, Signals
 from typing import Self
 
-from twotower_server.supervisor.job import MAX_LINE_BYTES, Answer, Job, Question, Report, said
+from twotower_server.supervisor.job import MAX_LINE_BYTES, Answer, Job, Question, Reload, Report, said
 
 # Set before libraries are loaded, which read them once; what the operator has set counts.
 ENVIRONMENT = {
@@ -20,6 +21,9 @@ ENVIRONMENT = {
     # One heap for all threads: of a release that is closed, glibc's other heaps would keep 10 MB.
     "MALLOC_ARENA_MAX": "1",
 }
+
+# Writing the stack takes milliseconds, unless the process is stopped.
+_STACK_S = 1.0
 
 
 class Process:
@@ -36,6 +40,8 @@ class Process:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._why = ""
+        self._is_killed = False
 
     @classmethod
     async def start(cls, entry: str, job: Job) -> Self:
@@ -71,18 +77,31 @@ class Process:
             return None
         return said(line) if line.endswith(b"\n") else None
 
-    def answer(self, answer: Answer) -> None:
-        """Answers a question, unless the process has ended."""
+    def tell(self, what: Answer | Reload) -> None:
+        """Answers a question, or asks for something, unless the process has ended."""
         if not self._writer.is_closing():
-            self._writer.write(answer.to_line())
+            self._writer.write(what.to_line())
+
+    async def end(self, why: str) -> None:
+        """Ends a process that does not move; first, its stack goes to the log. `ended` says why."""
+        self._why = why
+        self.send(SIGABRT)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STACK_S):
+                await self._process.wait()
+        self.send(SIGKILL)
 
     async def ended(self) -> str:
-        """Waits for the end; says how it came, such as `was killed by SIGKILL`."""
+        """Waits for the end; says how it came, such as `was killed by SIGSEGV`."""
         code = await self._process.wait()
         self._writer.close()
+        if self._why:
+            return self._why
         if code >= 0:
             return f"ended with exit code {code}"
-        return f"was killed by {Signals(-code).name}"
+        killed = f"was killed by {Signals(-code).name}"
+        # The kernel kills so when memory runs out; a person may have, too.
+        return f"{killed}, perhaps because memory ran out" if -code == SIGKILL and not self._is_killed else killed
 
     @property
     def signal(self) -> Signals | None:
@@ -93,4 +112,5 @@ class Process:
     def send(self, number: Signals) -> None:
         """Sends a signal, unless the process has ended."""
         if self._process.returncode is None:
+            self._is_killed = number == SIGKILL
             self._process.send_signal(number)

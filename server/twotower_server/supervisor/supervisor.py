@@ -140,7 +140,8 @@ class Supervisor:
         self._switch = Switch(
             job.config, self._fleet, job.folder, page, changes, self._board, verification.verify, completion
         )
-        self._workers = Workers(job, worker, self._processes, self._board, Answers(self._switch), self._all_serve)
+        answers = Answers(self._switch)
+        self._workers = Workers(job, worker, release, self._processes, self._board, answers, self._all_serve)
         moving = asyncio.Lock()
         shared = open_shared_log(job.config, changes)
         self._compaction = Compaction(job.config, changes, self._switch, self._compact, moving, shared)
