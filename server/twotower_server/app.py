@@ -45,10 +45,10 @@ from twotower_server.rpc.servicer import TwoTowerServicer
 from twotower_server.supervisor.board import Board, Phase, Row
 from twotower_server.supervisor.child import Parent
 from twotower_server.supervisor.follower import Follower
-from twotower_server.supervisor.generation import Generation
 from twotower_server.supervisor.job import Event, Job, Report
 from twotower_server.supervisor.page import Page
 from twotower_server.supervisor.port import shared_sockets
+from twotower_server.supervisor.state import read_state
 
 if TYPE_CHECKING:  # redis-py takes 9 MB of each worker, aiohttp 15 MB
     from twotower_server.http.metrics import ServerState
@@ -125,7 +125,7 @@ async def _serve(job: Job, parent: Parent) -> None:
             )
             admin = None if job.admin is None else _bindable(job.admin)
             server = RpcServers(servicers, serve, _bindable(job.address), admin)
-            http = open_http(config, calls, partial(observe, job.folder, page, board), is_ready, access)
+            http = open_http(config, calls, partial(read_state, job.folder, page, board), is_ready, access)
             # What is there now stays: collections look at the garbage of calls alone, not at every imported module.
             gc.collect()
             gc.freeze()
@@ -199,22 +199,6 @@ def open_http(
         certificate = Certificate(config.tls_certificate, config.tls_key, config.tls_client_ca)
     gate = Gate(access, certificates=config.tls_client_ca is not None)
     return HttpServer(calls, state, is_ready, grace_s=config.grace_s, certificate=certificate, gate=gate)
-
-
-def observe(folder: Path, page: Page, board: Board) -> ServerState:
-    """What the processes of a server share, for /metrics. folder: of the server."""
-    from twotower_server.http.metrics import ServerState  # as above
-
-    while True:
-        number = page.current
-        try:
-            generation = Generation.read(folder, number)
-        except FileNotFoundError:
-            if number == page.current:
-                raise
-            continue  # a switch has just retired it
-        served = {release: board.served(loaded.column) for release, loaded in generation.loaded.items()}
-        return ServerState(generation.active, served, [row.healthy for row in board.rows])
 
 
 def open_user_cache(config: Config) -> UserCache | None:

@@ -94,4 +94,6 @@ def announce(serving: Serving) -> None:
         line["http_target"] = serving.http.target
     if serving.admin is not None:
         line["admin_target"] = serving.admin.target
+    if serving.metrics is not None:
+        line["metrics_target"] = serving.metrics.target
     print(json.dumps(line), flush=True)

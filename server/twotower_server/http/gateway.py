@@ -13,7 +13,8 @@ from twotower_server.engine.route import Releases
 from twotower_server.engine.whole import WholeCalls
 from twotower_server.errors import Reason, Refused
 from twotower_server.http.body import read_json
-from twotower_server.http.metrics import CONTENT_TYPE, ServerState, exposition
+from twotower_server.http.metrics import ServerState
+from twotower_server.http.probe import Probes, json_answer
 from twotower_server.http.tensor import tensors
 from twotower_server.inference.call import infer
 from twotower_server.inference.instance import Instances, instances, numeric_names
@@ -39,8 +40,7 @@ class Gateway:
     def __init__(self, calls: WholeCalls, state: Callable[[], ServerState], is_ready: Callable[[], bool]) -> None:
         """state: of the whole server. is_ready: whether it should be sent calls."""
         self._calls = calls
-        self._state = state
-        self._is_ready = is_ready
+        self._probes = Probes(state, is_ready)
 
     def routes(self) -> list[web.RouteDef]:
         """Every route, by the protocol that it belongs to."""
@@ -53,8 +53,8 @@ class Gateway:
             web.get(f"{v1}/versions/{{release:[^/:]+}}", self.model_status),
             # KServe V2
             web.get("/v2", self.server_metadata),
-            web.get("/v2/health/live", self.live),
-            web.get("/v2/health/ready", self.ready),
+            web.get("/v2/health/live", self._probes.live),
+            web.get("/v2/health/ready", self._probes.ready),
             web.get(v2, self.metadata),
             web.get(f"{v2}/versions/{{release}}", self.metadata),
             web.get(f"{v2}/ready", self.model_ready),
@@ -65,9 +65,7 @@ class Gateway:
             web.post(f"/predictions/{_MODEL}", self.torch_predict),
             web.get("/ping", self.ping),
             # Kubernetes and Prometheus
-            web.get("/healthz", self.live),
-            web.get("/readyz", self.ready),
-            web.get("/metrics", self.metrics),
+            *self._probes.routes(),
         ]
 
     # ---- predictions
@@ -115,12 +113,12 @@ class Gateway:
             {"version": release, "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
             for release in shown
         ]
-        return _json({"name": model.value, "ready": True, "model_version_status": versions})
+        return json_answer({"name": model.value, "ready": True, "model_version_status": versions})
 
     async def metadata(self, request: web.Request) -> web.Response:
         model, releases = _model(request), self._calls.releases
         snapshot = _pinned(releases, request)
-        return _json(
+        return json_answer(
             {
                 "name": model.value,
                 "versions": _versions(releases),
@@ -136,33 +134,18 @@ class Gateway:
 
     async def model_ready(self, request: web.Request) -> web.Response:
         model = _model(request)
-        self._check_ready()
+        self._probes.check_ready()
         _pinned(self._calls.releases, request)
-        return _json({"name": model.value, "ready": True})
+        return json_answer({"name": model.value, "ready": True})
 
     # ---- the server
 
     async def server_metadata(self, request: web.Request) -> web.Response:
-        return _json({"name": "twotower", "version": version("twotower"), "extensions": []})
-
-    async def live(self, request: web.Request) -> web.Response:
-        return _json({"live": True})
-
-    async def ready(self, request: web.Request) -> web.Response:
-        self._check_ready()
-        return _json({"ready": True})
+        return json_answer({"name": "twotower", "version": version("twotower"), "extensions": []})
 
     async def ping(self, request: web.Request) -> web.Response:
-        self._check_ready()
-        return _json({"status": "Healthy"})
-
-    async def metrics(self, request: web.Request) -> web.Response:
-        return web.Response(text=exposition(self._state()), headers={"Content-Type": CONTENT_TYPE})
-
-    def _check_ready(self) -> None:
-        """Calls are served even when this raises NOT_READY, but none should be sent any more, or yet."""
-        if not self._is_ready():
-            raise Refused(Reason.NOT_READY, "this server is starting or stopping")
+        self._probes.check_ready()
+        return json_answer({"status": "Healthy"})
 
 
 def _model(request: web.Request) -> Model:
@@ -196,7 +179,3 @@ def _one_of(body: dict[str, Any], *fields: str) -> str:
 def _check_outputs(outputs: object, model: Model) -> None:
     for output in outputs if isinstance(outputs, list) else ():
         model.check_output(output.get("name") if isinstance(output, dict) else None)
-
-
-def _json(answer: dict[str, Any]) -> web.Response:
-    return web.Response(body=orjson.dumps(answer), content_type="application/json")

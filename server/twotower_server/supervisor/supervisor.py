@@ -6,9 +6,10 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,9 @@ from twotower_server.supervisor.errors import NoRelease
 from twotower_server.supervisor.folder import catalog_folder, server_folder
 from twotower_server.supervisor.job import Event, Job, Report
 from twotower_server.supervisor.page import Page
-from twotower_server.supervisor.port import Port
+from twotower_server.supervisor.port import Port, shared_sockets
 from twotower_server.supervisor.processes import Processes
+from twotower_server.supervisor.state import read_state
 from twotower_server.supervisor.switch import Switch
 from twotower_server.supervisor.verification import Verification
 from twotower_server.supervisor.workers import Workers
@@ -52,6 +54,7 @@ class Serving:
     """What is served, once all workers are ready.
 
     http: where by HTTP; None = not. admin: where CatalogService and ReleaseService; None = with the others.
+    metrics: where the supervisor shows metrics; None = nowhere.
     """
 
     release: str
@@ -59,6 +62,7 @@ class Serving:
     workers: int
     http: Address | None = None
     admin: Address | None = None
+    metrics: Address | None = None
 
 
 def serve(config: Config, on_serving: Callable[[Serving], None], *, worker: str = WORKER) -> bool:
@@ -71,12 +75,12 @@ def serve(config: Config, on_serving: Callable[[Serving], None], *, worker: str 
     repository, release = _release_to_serve(config)
     shared = config.redis_prefix if config.change_log == "redis" else ""
     with (
-        _ports(config) as (address, http, admin),
+        _ports(config) as (address, http, admin, metrics),
         server_folder(config.data) as folder,
         catalog_folder(config.data, str(repository), shared) as catalog,
     ):
         job = Job("", config, address, folder, catalog, http=http, admin=admin)
-        return asyncio.run(Supervisor(job, repository, release, worker, on_serving).run())
+        return asyncio.run(Supervisor(job, metrics, repository, release, worker, on_serving).run())
 
 
 def check_files(config: Config) -> int:
@@ -89,8 +93,8 @@ def check_files(config: Config) -> int:
 
 
 @contextmanager
-def _ports(config: Config) -> Iterator[tuple[Address, Address | None, Address | None]]:
-    """Holds the ports of the server: that of gRPC, and those of HTTP and of what changes something, if wanted."""
+def _ports(config: Config) -> Iterator[tuple[Address, Address | None, Address | None, Address | None]]:
+    """Holds the ports: of gRPC, and those that are wanted of HTTP, of what changes something, and of metrics."""
     with ExitStack() as held:
 
         def hold(option: str) -> Address | None:
@@ -98,7 +102,7 @@ def _ports(config: Config) -> Iterator[tuple[Address, Address | None, Address | 
             return None if wanted is None else held.enter_context(Port(wanted, flag(option))).address
 
         address = held.enter_context(Port(config.listen)).address
-        yield address, hold("http_listen"), hold("admin_listen")
+        yield address, hold("http_listen"), hold("admin_listen"), hold("metrics_listen")
 
 
 def _release_to_serve(config: Config) -> tuple[Repository, str]:
@@ -121,16 +125,26 @@ class Supervisor:
     """Keeps `config.workers` workers on one port, all of them on what the switch says."""
 
     def __init__(
-        self, job: Job, repository: Repository, release: str, worker: str, on_serving: Callable[[Serving], None]
+        self,
+        job: Job,
+        metrics: Address | None,
+        repository: Repository,
+        release: str,
+        worker: str,
+        on_serving: Callable[[Serving], None],
     ) -> None:
-        """job: what all processes are told. release: to serve first. worker: entry of the workers."""
+        """job: what all processes are told. metrics: where to show them. release: to serve first.
+
+        worker: entry of the workers.
+        """
         self._job = job
+        self._metrics = metrics
         self._config = job.config
         self._release = release
         self._on_serving = on_serving
         self._stopping = False
         self._fleet = Fleet(repository, f"{socket.gethostname()}-{job.address.port}", job.config.follow_s)
-        page = Page(job.folder / "page", create=True)
+        self._page = page = Page(job.folder / "page", create=True)
         changes = Log(job.catalog, page)
         changes.recover()
         self._board = Board(job.folder / "board", job.config.workers, create=True)
@@ -154,6 +168,10 @@ class Supervisor:
     async def run(self) -> bool:
         """As `serve`."""
         self._board.certificate_expiry = check_certificate(self._config)
+        async with self._probes():
+            return await self._run()
+
+    async def _run(self) -> bool:
         serving = asyncio.create_task(self._serve())
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -171,6 +189,22 @@ class Supervisor:
                 self._fleet.leave()
         log.info("stopped")
         return in_order
+
+    @asynccontextmanager
+    async def _probes(self) -> AsyncIterator[None]:
+        """Answers probes and Prometheus here, if that is wanted."""
+        if self._metrics is None:
+            yield
+            return
+        from twotower_server.http.probe import Probes, ProbeServer  # aiohttp takes 15 MB: only where it is used
+
+        state = partial(read_state, self._job.folder, self._page, self._board)
+        server = ProbeServer(Probes(state, lambda: self._board.is_ready))
+        await server.start(shared_sockets(self._metrics))
+        try:
+            yield
+        finally:
+            await server.stop()
 
     async def _serve(self) -> None:
         """Runs until it is cancelled, or something cannot go on."""
@@ -194,7 +228,7 @@ class Supervisor:
         if not self._stopping:
             self._board.phase = Phase.SERVING
         log.info("serving %s on %s%s", active, job.address, "" if job.http is None else f", by HTTP on {job.http}")
-        self._on_serving(Serving(active, job.address, job.config.workers, job.http, job.admin))
+        self._on_serving(Serving(active, job.address, job.config.workers, job.http, job.admin, self._metrics))
 
     def _stop(self, number: signal.Signals, serving: asyncio.Task[None]) -> None:
         if self._stopping:
