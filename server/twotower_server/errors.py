@@ -66,6 +66,29 @@ class Refused(TwoTowerError):
         return Refused(self.reason, self.message, f"{prefix}.{self.field}" if self.field else prefix)
 
 
+class Overloaded(Refused):
+    """A call that comes while the server has more of them than it can serve.
+
+    retry_after_s: how long its caller should wait before it tries again, in seconds.
+    """
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(Reason.OVERLOADED, "the server has more calls than it can serve; try again later")
+        self.retry_after_s = retry_after_s
+
+
+class Stopping(Refused):
+    """A call that comes when the server has begun to stop: another may serve it.
+
+    retry_after_s: as that of Overloaded.
+    """
+
+    retry_after_s = 0.1
+
+    def __init__(self) -> None:
+        super().__init__(Reason.NOT_READY, "this server is stopping; try again, another may serve you")
+
+
 class Unauthenticated(Refused):
     """A call for which its caller must show a token or a certificate, or another one.
 
