@@ -32,6 +32,7 @@ from twotower_server.engine.model import (
 from twotower_server.engine.route import Releases, ReleaseSource
 from twotower_server.engine.search import search
 from twotower_server.engine.stored import StoredVectors
+from twotower_server.engine.turn import Pace, in_turns
 from twotower_server.engine.users import UserVectors
 from twotower_server.errors import Reason, Refused
 from twotower_server.index.similarity import similarities
@@ -45,8 +46,10 @@ _SCORE_BYTES = 8  # a score and a similarity, float32 each
 _ENTRY_BYTES = 16  # of an embedding, or of an entry of BatchScore, beside its values and its release
 _ITEM_BYTES = 32  # of an item found: id, score, similarity; ids and attributes vary, these are usual sizes
 _ATTRIBUTE_BYTES = 24
-# Entries of a BatchScore between two looks at the event loop.
-_ENTRIES_A_TURN = 8
+# Entries of a BatchScore in one turn, of about a millisecond; so many candidates take as long as one more.
+_ENTRIES_A_TURN = 32
+_ROUTED_A_TURN = 512
+_CANDIDATES_AN_ENTRY = 256
 
 Query = UserRow | GivenEmbedding
 Result = TypeVar("Result")
@@ -187,19 +190,21 @@ class Engine:
         """
         results: list[Scored | Refused] = [_UNSERVED] * len(entries)
         asking: dict[Snapshot, list[tuple[int, ScoreEntry]]] = {}
-        for i, entry in enumerate(entries):
-            try:
-                if isinstance(entry, Refused):
-                    raise entry
-                asking.setdefault(self._route_entry(entry), []).append((i, entry))
-            except Refused as error:
-                results[i] = error
+        async for places in in_turns(len(entries), _ROUTED_A_TURN):
+            for i in places:
+                entry = entries[i]
+                try:
+                    if isinstance(entry, Refused):
+                        raise entry
+                    asking.setdefault(self._route_entry(entry), []).append((i, entry))
+                except Refused as error:
+                    results[i] = error
         self._check_scores([entry for indexed in asking.values() for _, entry in indexed])
         for snapshot, indexed in asking.items():
             users = await self._users(snapshot, [entry for _, entry in indexed])
-            for turn, ((i, entry), user) in enumerate(zip(indexed, users, strict=True)):
-                if turn and turn % _ENTRIES_A_TURN == 0:
-                    await asyncio.sleep(0)
+            pace = Pace(sum(_work(entry) for _, entry in indexed), _ENTRIES_A_TURN)
+            for (i, entry), user in zip(indexed, users, strict=True):
+                await pace.spend(_work(entry))
                 try:
                     if isinstance(user, Refused):
                         raise user
@@ -367,6 +372,11 @@ class Engine:
             item_bytes += snapshot.manifest.dimension * 4 + len(snapshot.release) + _ENTRY_BYTES
         # An answer holds no more items than the catalog.
         limits.check_response(min(selection.k, len(snapshot.items)) * item_bytes)
+
+
+def _work(entry: ScoreEntry) -> float:
+    """Of scoring it, in entries."""
+    return 1.0 + len(entry.candidates) / _CANDIDATES_AN_ENTRY
 
 
 def _rows(snapshot: Snapshot, candidates: Candidates) -> NDArray[np.int64]:

@@ -5,7 +5,6 @@ For protocols whose answers have no place for an entry's own release or problem:
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -18,6 +17,7 @@ from twotower_server.engine.limits import Limits
 from twotower_server.engine.model import CacheMode, ItemRow, Source, UserRow
 from twotower_server.engine.route import Releases, ReleaseSource, Routed
 from twotower_server.engine.stored import StoredVectors
+from twotower_server.engine.turn import Pace
 from twotower_server.engine.users import UserVectors
 from twotower_server.errors import Reason, Refused
 from twotower_server.items.ids import item_keys
@@ -145,9 +145,9 @@ async def _users(pairs: Sequence[PairRow]) -> tuple[list[int], list[int]]:
     known: dict[Hashable, int] = {}
     first: list[int] = []
     places: list[int] = []
+    pace = Pace(len(pairs), embed.CHUNK_ROWS)
     for i, pair in enumerate(pairs):
-        if i and i % embed.CHUNK_ROWS == 0:
-            await asyncio.sleep(0)
+        await pace.spend(1)
         numbers = [entry for entry in pair.features.items() if not entry[0].startswith(_NOT_OF_USER)]
         texts = [
             (name, tuple(listed.values))

@@ -32,6 +32,7 @@ class Health:
         self._draining = False
         self._changed = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
+        self.watching = 0  # streams of Watch that are open
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Before the server starts."""
@@ -54,6 +55,13 @@ class Health:
         return HealthListResponse(statuses=statuses)
 
     async def Watch(self, request: HealthCheckRequest, context: _Context) -> None:  # noqa: N802
+        self.watching += 1
+        try:
+            await self._tell(request, context)
+        finally:
+            self.watching -= 1
+
+    async def _tell(self, request: HealthCheckRequest, context: _Context) -> None:
         if self._looking is None:
             self._looking = asyncio.create_task(self._look())
         told = None
