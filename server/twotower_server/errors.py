@@ -4,8 +4,6 @@ The domain raises these and knows nothing of gRPC; `rpc/status.py` holds the one
 
     TwoTowerError
     ├── Refused            a request, or one entry of it, that cannot be served: carries the contract's reason
-    │   ├── Unauthenticated    the caller must show a token or a certificate, or another one
-    │   └── PermissionDenied   the caller is known, and may not do this
     ├── ReleaseRefused     a release folder, schema or table that disagrees with itself
     ├── StoreUnavailable   Redis does not answer; it may later
     ├── StoreRefused       Redis answers, and cannot be used as it is
@@ -64,46 +62,6 @@ class Refused(TwoTowerError):
     def within(self, prefix: str) -> Refused:
         """The same refusal, its field seen from outside: `within("user")` makes `user.features[age]`."""
         return Refused(self.reason, self.message, f"{prefix}.{self.field}" if self.field else prefix)
-
-
-class Overloaded(Refused):
-    """A call that comes while the server has more of them than it can serve.
-
-    retry_after_s: how long its caller should wait before it tries again, in seconds.
-    """
-
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__(Reason.OVERLOADED, "the server has more calls than it can serve; try again later")
-        self.retry_after_s = retry_after_s
-
-
-class Stopping(Refused):
-    """A call that comes when the server has begun to stop: another may serve it.
-
-    retry_after_s: as that of Overloaded.
-    """
-
-    retry_after_s = 0.1
-
-    def __init__(self) -> None:
-        super().__init__(Reason.NOT_READY, "this server is stopping; try again, another may serve you")
-
-
-class Unauthenticated(Refused):
-    """A call for which its caller must show a token or a certificate, or another one.
-
-    Statuses of their own say this and PermissionDenied: the contract's reasons do not.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(Reason.UNSPECIFIED, message)
-
-
-class PermissionDenied(Refused):
-    """A call whose caller may not make it."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(Reason.UNSPECIFIED, message)
 
 
 class ReleaseRefused(TwoTowerError):

@@ -62,9 +62,7 @@ def test_version() -> None:
     assert (shown.returncode, shown.stdout) == (0, f"twotower {twotower.__version__}\n")
 
 
-@pytest.mark.parametrize(
-    "command", [command for command in main.COMMANDS if command.needs], ids=lambda command: command.name
-)
+@pytest.mark.parametrize("command", main.COMMANDS, ids=lambda command: command.name)
 def test_a_missing_extra_is_named(
     command: main.Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

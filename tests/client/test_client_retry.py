@@ -56,15 +56,6 @@ def test_any_other_refusal_is_final(scripted: ScriptedServer, open_client: Calla
     assert len(scripted.requests) == 1
 
 
-def test_a_call_that_the_server_has_cancelled_is_tried_again(
-    scripted: ScriptedServer, open_client: Callable[..., Any]
-) -> None:
-    """So calls end that reach a server of gRPC just when it begins to stop."""
-    scripted.answer("Score", refuse(Code.CANCELLED), GOOD)
-    open_client(scripted.target).score(USER, ["i1"])
-    assert len(scripted.requests) == 2
-
-
 @pytest.mark.parametrize("attempts", [1, 2, 5])
 def test_attempts_are_bounded(scripted: ScriptedServer, open_client: Callable[..., Any], attempts: int) -> None:
     scripted.answer("Score", OVERLOADED)

@@ -50,6 +50,6 @@ def test_every_route_is_described() -> None:
         def now(self) -> None:
             raise AssertionError
 
-    gateway = Gateway(WholeCalls(Never(), Limits()), lambda: ServerState("", {}, ()), lambda: True)  # type: ignore[arg-type]
+    gateway = Gateway(WholeCalls(Never(), Limits()), lambda: ServerState("", {}, ()))  # type: ignore[arg-type]
     routes = {(route.method, re.sub(r":\[[^]]*\]\+", "", route.path)) for route in gateway.routes()}
     assert described == routes

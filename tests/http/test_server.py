@@ -150,6 +150,7 @@ def test_there_is_no_http_unless_it_is_asked_for(releases: Path, tmp_path: Path)
         libraries = Path(f"/proc/{worker}/maps").read_text()
         assert "uvloop" in libraries
         assert "aiohttp" not in libraries
+        assert "orjson" not in libraries
     finally:
         server.close()
 

@@ -30,8 +30,9 @@ async def serving(releases: Path, grace_s: float = 5.0) -> AsyncIterator[int]:
     snapshot = Snapshot.open(releases / "dot")
     calls = WholeCalls(Releases({"dot": snapshot}, "dot"), Limits())
     with Port(Address("127.0.0.1", 0)) as port:
-        http = HttpServer(calls, lambda: ServerState("dot", {}, ()), lambda: True, grace_s=grace_s)
+        http = HttpServer(calls, lambda: ServerState("dot", {}, ()), grace_s=grace_s)
         await http.start(shared_sockets(port.address))
+        http.set_serving(True)
         yield port.address.port
         await http.stop()
 

@@ -130,7 +130,6 @@ def test_an_index_that_is_not_exact_reaches_the_wanted_recall(ivf_releases: Path
         "schema, graphs and dimensions",
         "catalog",
         "vectors",
-        "index",
         "golden samples",
         "sample of items recomputed",
         "index recall",

@@ -1,4 +1,4 @@
-"""The frame of the suite: its marker, its table of figures, and servers of releases whose vectors are orthogonal."""
+"""Servers of releases whose vectors are orthogonal, with real processes."""
 
 from __future__ import annotations
 
@@ -10,39 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.reliability.figures import KEPT, Figures
 from tests.reliability.load import Expected
 from tests.reliability.serving import Own, StartOwn, connected, starting
 from twotower_server.release.stamp import write_stamp
-
-HERE = Path(__file__).parent
-_FIGURES = pytest.StashKey[Figures]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_FIGURES] = Figures()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of this folder take long: `make test` leaves them out, `make test-reliability` runs them."""
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.reliability)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    figures = config.stash[_FIGURES]
-    if figures.rows:
-        terminalreporter.section("figures")
-        terminalreporter.write_line(figures.table())
-        KEPT.parent.mkdir(exist_ok=True)
-        KEPT.write_text(f"{figures.table()}\n")
-
-
-@pytest.fixture
-def figures(pytestconfig: pytest.Config) -> Figures:
-    """Takes the rows of the table of figures."""
-    return pytestconfig.stash[_FIGURES]
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typing import Any
 from twotower_server import app
 from twotower_server.config import Config
 from twotower_server.release.snapshot import Snapshot
-from twotower_server.rpc.servers import RpcServers
+from twotower_server.rpc.server import RpcServer
 from twotower_server.supervisor import verifier
 from twotower_server.supervisor.child import Parent
 from twotower_server.supervisor.follower import Follower
@@ -136,16 +136,16 @@ def work_until_killed(job: Job, parent: Parent) -> None:
         await prepare(self, number)
         reach(3)
 
-    start = RpcServers.start
+    set_serving = RpcServer.set_serving
 
-    async def start_long(self: RpcServers) -> None:
+    async def set_serving_late(self: RpcServer, serving: bool) -> None:
         # Calls come as soon as the port is bound, which is before the supervisor hears of the worker.
-        await start(self)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5 if serving else 0.0)
+        await set_serving(self, serving)
 
     app.open_release = open_release
     setattr(Follower, "_prepare", prepare_and_reach)  # noqa: B010
-    setattr(RpcServers, "start", start_long)  # noqa: B010
+    setattr(RpcServer, "set_serving", set_serving_late)  # noqa: B010
     app.run_worker(job, parent)
 
 

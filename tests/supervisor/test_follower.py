@@ -261,6 +261,6 @@ async def test_a_worker_joins_with_a_beat(desk: Desk, follower: Follower) -> Non
 async def test_a_replacement_begins_with_a_row_of_its_own_truth(desk: Desk, follower: Follower, tmp_path: Path) -> None:
     await follower.prepare_current()
     desk.row.prepared, desk.row.refused = 9, 8
-    desk.row.counters.add_served(0, 1, 5)
+    desk.row.count(0, 5)
     Follower(tmp_path, tmp_path, Page(tmp_path / "page"), desk.row, lambda _: pytest.fail("nothing to open yet"))
-    assert (desk.row.prepared, desk.row.refused, desk.row.counters.served(0, 1)) == (0, 0, 5)
+    assert (desk.row.prepared, desk.row.refused, desk.row.counted(0)) == (0, 0, 5)

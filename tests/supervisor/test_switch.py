@@ -18,13 +18,12 @@ from twotower_server.app import open_release
 from twotower_server.catalog.log import Log
 from twotower_server.config import Config
 from twotower_server.errors import Reason, Refused, ReleaseRefused, TwoTowerError
-from twotower_server.observe.layout import COLUMNS
 from twotower_server.release.completion import Completion
 from twotower_server.release.fleet import Fleet
 from twotower_server.release.repository import LocalRepository
 from twotower_server.release.stamp import write_stamp
 from twotower_server.supervisor import switch as switch_module
-from twotower_server.supervisor.board import Board
+from twotower_server.supervisor.board import COLUMNS, Board
 from twotower_server.supervisor.follower import Follower
 from twotower_server.supervisor.page import Page
 from twotower_server.supervisor.switch import Switch
@@ -470,9 +469,9 @@ async def test_counters_of_releases_are_used_again_when_there_are_too_many(own: 
         switch, folder = server.switch, own / "right"
         columns = {switch._loaded(f"r{i}", folder).column for i in range(COLUMNS - 1)}
         assert columns == set(range(1, COLUMNS)), "one each, and none is that of the active release"
-        server.board.rows[0].counters.add_served(1, 1, 5)
-        assert switch._loaded("r0", folder).column == 1 and server.board.served(1) == 5, "the one it had"
+        server.board.rows[0].count(1, 5)
+        assert switch._loaded("r0", folder).column == 1 and server.board.counted(1) == 5, "the one it had"
         assert switch._loaded("more", folder).column == 2, "the one that has rested longest, r1"
-        server.board.rows[0].counters.add_served(2, 1, 5)
+        server.board.rows[0].count(2, 5)
         assert switch._loaded("still more", folder).column == 3
         assert switch._loaded("r1", folder).column == 4

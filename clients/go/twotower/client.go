@@ -175,9 +175,6 @@ func (c *core) attempts(ctx context.Context, attempt func() error) error {
 		if !errors.As(err, &refused) || !refused.mayPass() {
 			return err
 		}
-		if refused.Code == codes.Canceled && ctx.Err() != nil { // by the caller, not by the server
-			return err
-		}
 		if failed >= c.retry.Attempts || !c.budget.spend() {
 			return err
 		}

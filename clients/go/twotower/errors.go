@@ -117,9 +117,9 @@ func (e *Error) GRPCStatus() *status.Status {
 }
 
 // mayPass says whether the same call may succeed a little later (CONTRACT rule 9): gRPC itself says RESOURCE_EXHAUSTED
-// of messages that are too large, for ever. It says CANCELLED of calls that reach a server just when it begins to stop.
+// of messages that are too large, for ever.
 func (e *Error) mayPass() bool {
-	return e.Code == codes.Unavailable || e.Code == codes.Canceled && !errors.Is(e.cause, ErrClosed) || e.Reason == twotowerv1.ErrorReason_ERROR_REASON_OVERLOADED
+	return e.Code == codes.Unavailable || e.Reason == twotowerv1.ErrorReason_ERROR_REASON_OVERLOADED
 }
 
 // EntryErrors holds the entries of a batch that failed alone, by their index.

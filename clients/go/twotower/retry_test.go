@@ -24,7 +24,6 @@ func TestWhatMayPassIsTriedAgain(t *testing.T) {
 	for _, refused := range []error{
 		unavailable,
 		overloaded,
-		status.Error(codes.Canceled, "the server is stopping"),
 		refusal(codes.Unavailable, twotowerv1.ErrorReason_ERROR_REASON_NOT_READY),
 		refusal(codes.Unavailable, twotowerv1.ErrorReason_ERROR_REASON_STORE_UNAVAILABLE),
 	} {

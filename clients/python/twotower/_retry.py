@@ -3,8 +3,7 @@
 Reads may be sent again, and so may LoadRelease, which does nothing the second time. Calls that switch
 releases or split the traffic are sent once; `_releases.py` says why. Tried again are UNAVAILABLE (no server,
 or one that is starting or draining) and RESOURCE_EXHAUSTED whose reason is OVERLOADED; gRPC itself uses the
-latter status for messages over its size limit, which would fail for ever. CANCELLED, too: a server that stops resets
-calls so that reach it between its decision and the news of it. gRPC's own retries are switched off
+latter status for messages over its size limit, which would fail for ever. gRPC's own retries are switched off
 (`_channel.py`): two layers of retries multiply the load just when a server has too much of it.
 """
 
@@ -16,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from twotower._errors import Cancelled, Overloaded, TwoTowerError, Unavailable
+from twotower._errors import Overloaded, TwoTowerError, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ class Attempts:
         policy = self._policy
         bound_s = min(policy.max_backoff_s, policy.initial_backoff_s * policy.multiplier**self._failed)
         self._failed += 1
-        if not isinstance(error, (Unavailable, Overloaded, Cancelled)) or self._failed >= policy.attempts:
+        if not isinstance(error, (Unavailable, Overloaded)) or self._failed >= policy.attempts:
             return None
         delay_s = (error.retry_after_s or 0.0) + self._uniform(0.0, bound_s)
         remaining_s = self._deadline.remaining_s()

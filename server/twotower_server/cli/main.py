@@ -41,7 +41,6 @@ COMMANDS = (
     Command("train", "train the towers of a model", "train", (*_SERVER, "torch", "onnx", "onnxscript")),
     # gRPC would log every connection that fails to standard error; the command says it in one line.
     Command("query", "ask a running server", "server", ("rich",), {"GRPC_VERBOSITY": "NONE"}),
-    Command("health", "ask whether the server of this machine is ready", "server"),
     Command("demo", "build the demo release and serve it", "server", _SERVER),
 )
 

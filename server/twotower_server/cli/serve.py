@@ -21,7 +21,7 @@ ready, one JSON line goes to standard output:
 
   {"event": "serving", "release": "demo", "target": "localhost:50051", "port": 50051}
 
-and with --http-listen also "http_target": "localhost:8080", with --admin-listen "admin_target".
+and with --http-listen also "http_target": "localhost:8080".
 
 SIGTERM and SIGINT end the server when the calls in flight are done; sent again, at once.
 """
@@ -92,8 +92,4 @@ def announce(serving: Serving) -> None:
     }
     if serving.http is not None:
         line["http_target"] = serving.http.target
-    if serving.admin is not None:
-        line["admin_target"] = serving.admin.target
-    if serving.metrics is not None:
-        line["metrics_target"] = serving.metrics.target
     print(json.dumps(line), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 
 from twotower_server.engine.limits import Limits
 from twotower_server.engine.model import ItemRow, UserRow
-from twotower_server.engine.turn import in_turns
 from twotower_server.errors import Reason, Refused
 from twotower_server.features.encode import Encoded, FeatureUse
 from twotower_server.features.row import FeatureRow, Row
@@ -73,10 +73,11 @@ async def _embed(
     vectors = np.zeros((len(rows), snapshot.manifest.dimension), np.float32)
     use: list[FeatureUse] = []
     refused: dict[int, Refused] = {}
-    async for places in in_turns(len(rows), CHUNK_ROWS):
-        start = places.start
+    for start in range(0, len(rows), CHUNK_ROWS):
+        if start:
+            await asyncio.sleep(0)
         chunk: list[FeatureRow] = []
-        for i, row in enumerate(rows[start : places.stop], start):
+        for i, row in enumerate(rows[start : start + CHUNK_ROWS], start):
             try:
                 check(row, limits)
                 chunk.append(row)

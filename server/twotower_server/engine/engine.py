@@ -32,7 +32,6 @@ from twotower_server.engine.model import (
 from twotower_server.engine.route import Releases, ReleaseSource
 from twotower_server.engine.search import search
 from twotower_server.engine.stored import StoredVectors
-from twotower_server.engine.turn import Pace, in_turns
 from twotower_server.engine.users import UserVectors
 from twotower_server.errors import Reason, Refused
 from twotower_server.index.similarity import similarities
@@ -46,10 +45,8 @@ _SCORE_BYTES = 8  # a score and a similarity, float32 each
 _ENTRY_BYTES = 16  # of an embedding, or of an entry of BatchScore, beside its values and its release
 _ITEM_BYTES = 32  # of an item found: id, score, similarity; ids and attributes vary, these are usual sizes
 _ATTRIBUTE_BYTES = 24
-# Entries of a BatchScore in one turn, of about a millisecond; so many candidates take as long as one more.
-_ENTRIES_A_TURN = 32
-_ROUTED_A_TURN = 512
-_CANDIDATES_AN_ENTRY = 256
+# Entries of a BatchScore between two looks at the event loop.
+_ENTRIES_A_TURN = 8
 
 Query = UserRow | GivenEmbedding
 Result = TypeVar("Result")
@@ -116,10 +113,7 @@ class Engine:
 
     async def embed_user(self, user: UserRow, release: str = "", cache_mode: int = CacheMode.UNSPECIFIED) -> UserVector:
         """The vector of one user."""
-        snapshot = self.releases.route(release, user=user)
-        vector = await self._user_vectors.one(snapshot, user, cache_mode)
-        self._served(snapshot, vector.source)
-        return vector
+        return await self._user_vectors.one(self.releases.route(release, user=user), user, cache_mode)
 
     async def embed_users(
         self, users: Sequence[UserRow], release: str = "", cache_mode: int = CacheMode.UNSPECIFIED
@@ -129,7 +123,7 @@ class Engine:
         releases = self.releases
         places: dict[Snapshot, Sequence[int]] = {}
         if release or not releases.split:
-            places[releases.route(release)] = range(len(users))
+            places[releases.route(release, entries=len(users))] = range(len(users))
         else:
             routed = [releases.route("", user=user) for user in users]
             for snapshot in dict.fromkeys(routed):
@@ -140,8 +134,6 @@ class Engine:
             own = users if len(places) == 1 else [users[i] for i in indices]
             batch = await self._user_vectors.many(snapshot, own, [cache_mode] * len(own))
             vectors = Vectors(batch.values, snapshot.release, batch.refused, ages_ms=batch.ages_ms)
-            self._served(snapshot, Source.CACHE, len(batch.ages_ms))
-            self._served(snapshot, Source.COMPUTED, len(own) - len(batch.ages_ms) - len(batch.refused))
             arms.append(Arm(indices, vectors))
         return arms
 
@@ -150,15 +142,12 @@ class Engine:
         snapshot = self.releases.route(release)
         row = self._row(snapshot, item_id)
         vectors = await self._item_vectors(snapshot, row)
-        self._served(snapshot, Source.STORED)
         return ItemVector(vectors[0], snapshot.release, Source.STORED)
 
     def embed_item(self, item: ItemRow, release: str = "") -> ItemVector:
         """The vector of one item, computed from its features."""
         snapshot = self.releases.route(release)
-        values = embed.embed_item(snapshot, item, self.limits)
-        self._served(snapshot, Source.COMPUTED)
-        return ItemVector(values, snapshot.release, Source.COMPUTED)
+        return ItemVector(embed.embed_item(snapshot, item, self.limits), snapshot.release, Source.COMPUTED)
 
     async def item_vectors(self, items: Candidates, release: str = "") -> Vectors:
         """Vectors of many items, stored (ids, keys) or computed (items)."""
@@ -167,13 +156,11 @@ class Engine:
         self._check_vectors({snapshot: len(items)})
         if items.items is not None:
             values, refused = await embed.embed_items(snapshot, items.items, self.limits)
-            self._served(snapshot, Source.COMPUTED, len(items) - len(refused))
             return Vectors(values, snapshot.release, refused)
         rows = _rows(snapshot, items)
         missing = np.flatnonzero(rows < 0)
         values = await self._item_vectors(snapshot, rows)
         values[missing] = 0.0
-        self._served(snapshot, Source.STORED, len(rows) - len(missing))
         return Vectors(values, snapshot.release, missing=missing.tolist())
 
     async def score(self, entry: ScoreEntry) -> Scored:
@@ -190,21 +177,19 @@ class Engine:
         """
         results: list[Scored | Refused] = [_UNSERVED] * len(entries)
         asking: dict[Snapshot, list[tuple[int, ScoreEntry]]] = {}
-        async for places in in_turns(len(entries), _ROUTED_A_TURN):
-            for i in places:
-                entry = entries[i]
-                try:
-                    if isinstance(entry, Refused):
-                        raise entry
-                    asking.setdefault(self._route_entry(entry), []).append((i, entry))
-                except Refused as error:
-                    results[i] = error
+        for i, entry in enumerate(entries):
+            try:
+                if isinstance(entry, Refused):
+                    raise entry
+                asking.setdefault(self._route_entry(entry), []).append((i, entry))
+            except Refused as error:
+                results[i] = error
         self._check_scores([entry for indexed in asking.values() for _, entry in indexed])
         for snapshot, indexed in asking.items():
             users = await self._users(snapshot, [entry for _, entry in indexed])
-            pace = Pace(sum(_work(entry) for _, entry in indexed), _ENTRIES_A_TURN)
-            for (i, entry), user in zip(indexed, users, strict=True):
-                await pace.spend(_work(entry))
+            for turn, ((i, entry), user) in enumerate(zip(indexed, users, strict=True)):
+                if turn and turn % _ENTRIES_A_TURN == 0:
+                    await asyncio.sleep(0)
                 try:
                     if isinstance(user, Refused):
                         raise user
@@ -220,9 +205,7 @@ class Engine:
         snapshot = self._route(query, release)
         self._check_selection(snapshot, selection)
         user = await self._user(snapshot, query, cache_mode)
-        found = await self._search(snapshot, user.values, selection, user=user)
-        self._served(snapshot, user.source)
-        return found
+        return await self._search(snapshot, user.values, selection, user=user)
 
     async def search_items(
         self, query: str | ItemRow | GivenEmbedding, selection: Selection, release: str = ""
@@ -232,20 +215,12 @@ class Engine:
         snapshot = self.releases.route(release, embedding_release=given)
         self._check_selection(snapshot, selection)
         if isinstance(query, str):
-            source, exclude = Source.STORED, query
             values = (await self._item_vectors(snapshot, self._row(snapshot, query)))[0]
-        elif isinstance(query, GivenEmbedding):
-            source, exclude = Source.UNSPECIFIED, ""
-            values = _given(snapshot, query)
-        else:
-            source, exclude = Source.COMPUTED, query.item_id
-            values = embed.embed_item(snapshot, query, self.limits)
-        found = await self._search(snapshot, values, selection, exclude=exclude)
-        self._served(snapshot, source)
-        return found
-
-    def _served(self, snapshot: Snapshot, source: Source, entries: int = 1) -> None:
-        self._source.served(snapshot.release, source, entries)
+            return await self._search(snapshot, values, selection, exclude=query)
+        if isinstance(query, GivenEmbedding):
+            return await self._search(snapshot, _given(snapshot, query), selection)
+        values = embed.embed_item(snapshot, query, self.limits)
+        return await self._search(snapshot, values, selection, exclude=query.item_id)
 
     async def _user(self, snapshot: Snapshot, query: Query, cache_mode: int) -> UserVector:
         if isinstance(query, GivenEmbedding):
@@ -298,7 +273,6 @@ class Engine:
         if failed.size:
             found[failed] = 0.0
             scored[failed] = 0.0
-        self._served(snapshot, user.source)
         return Scored(scored, found, missing, user, refused)
 
     async def _search(
@@ -372,11 +346,6 @@ class Engine:
             item_bytes += snapshot.manifest.dimension * 4 + len(snapshot.release) + _ENTRY_BYTES
         # An answer holds no more items than the catalog.
         limits.check_response(min(selection.k, len(snapshot.items)) * item_bytes)
-
-
-def _work(entry: ScoreEntry) -> float:
-    """Of scoring it, in entries."""
-    return 1.0 + len(entry.candidates) / _CANDIDATES_AN_ENTRY
 
 
 def _rows(snapshot: Snapshot, candidates: Candidates) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Protocol
 
@@ -28,8 +28,9 @@ class ReleaseSource(Protocol):
     def now(self) -> Releases:
         """What serves a call that begins now. Raises NOT_READY while this process is behind a switch."""
 
-    def served(self, release: str, source: int, entries: int) -> None:
-        """Hears of entries that a release has served, and where their vectors came from (`engine.model.Source`)."""
+
+def _uncounted(release: str, entries: int) -> None:
+    pass
 
 
 class Releases:
@@ -43,14 +44,16 @@ class Releases:
         loaded: Mapping[str, Snapshot],
         active: str,
         shares: Mapping[str, float] | None = None,
+        count: Callable[[str, int], None] = _uncounted,
     ) -> None:
-        """shares: of the traffic, by release, sum 1; none = all to the active one.
+        """shares: of the traffic, by release, sum 1; none = all to the active one. count: hears of entries served.
 
         `split` says whether users without a pin may go to another than the active release.
         """
         self.loaded = dict(loaded)
         self.active = self.loaded[active]
         self.shares = dict(sorted((shares or {active: 1.0}).items()))
+        self._count = count
         # Arms by name, each up to a point of the unit interval; the last takes what rounding leaves.
         self._arms = [self.loaded[name] for name in self.shares]
         self._ends = list(accumulate(self.shares.values()))[:-1]
@@ -60,15 +63,15 @@ class Releases:
         """Itself: what never switches is a source, too."""
         return self
 
-    def served(self, release: str, source: int, entries: int) -> None:
-        """Nobody counts them."""
-
-    def route(self, pin: str, *, embedding_release: str | None = None, user: Routed | None = None) -> Snapshot:
-        """The snapshot for one entry.
+    def route(
+        self, pin: str, *, embedding_release: str | None = None, user: Routed | None = None, entries: int = 1
+    ) -> Snapshot:
+        """The snapshot for one entry, which is counted as served by it.
 
         pin:               the request's `release`; "" = by the split.
         embedding_release: release of the vector that the caller sent; None = it sent none.
         user:              whose routing key, else id, the split goes by; None = the active release.
+        entries:           how many the snapshot is for.
         Raises FIELD_REQUIRED, RELEASE_MISMATCH or RELEASE_NOT_LOADED; never takes another release silently.
         """
         name = pin
@@ -89,6 +92,7 @@ class Releases:
         snapshot = self.loaded.get(name) if name else self._arm(user)
         if snapshot is None:
             raise self.not_loaded(name, "release" if embedding_release is None else "embedding.release")
+        self._count(snapshot.release, entries)
         return snapshot
 
     def not_loaded(self, release: str, field: str) -> Refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +15,6 @@ from twotower_server.cache.user_cache import UserCache
 from twotower_server.engine import embed
 from twotower_server.engine.limits import Limits
 from twotower_server.engine.model import CacheMode, Source, UserRow, UserVector
-from twotower_server.engine.turn import in_turns
 from twotower_server.errors import Refused
 from twotower_server.features.encode import FeatureUse
 from twotower_server.release.snapshot import Snapshot
@@ -65,7 +65,10 @@ class UserVectors:
             return UserBatch(values, refused, [*uses])
         values = np.zeros((len(users), snapshot.manifest.dimension), np.float32)
         batch = UserBatch(values, {}, [None] * len(users))
-        async for places in in_turns(len(users), embed.CHUNK_ROWS):
+        for start in range(0, len(users), embed.CHUNK_ROWS):
+            if start:
+                await asyncio.sleep(0)
+            places = range(start, min(start + embed.CHUNK_ROWS, len(users)))
             await self._chunk(self._cache, snapshot, users, modes, places, batch)
         return batch
 

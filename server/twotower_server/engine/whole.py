@@ -5,7 +5,8 @@ For protocols whose answers have no place for an entry's own release or problem:
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,10 +15,9 @@ from numpy.typing import NDArray
 from twotower_server.cache.user_cache import UserCache
 from twotower_server.engine import embed
 from twotower_server.engine.limits import Limits
-from twotower_server.engine.model import CacheMode, ItemRow, Source, UserRow
+from twotower_server.engine.model import CacheMode, ItemRow, UserRow
 from twotower_server.engine.route import Releases, ReleaseSource, Routed
 from twotower_server.engine.stored import StoredVectors
-from twotower_server.engine.turn import Pace
 from twotower_server.engine.users import UserVectors
 from twotower_server.errors import Reason, Refused
 from twotower_server.items.ids import item_keys
@@ -54,20 +54,19 @@ class WholeCalls:
         """What serves a call that begins now. Raises NOT_READY."""
         return self._source.now()
 
-    def route(self, release: str, user: Routed | None) -> Snapshot:
+    def route(self, release: str, user: Routed | None, entries: int) -> Snapshot:
         """The snapshot for a whole call: of the release that it pins ("" = none), else of the user's arm of a split.
 
         user: the one whom all entries are of; None = of several users, or of none: the active release.
         Raises RELEASE_NOT_LOADED.
         """
-        return self.releases.route(release, user=user)
+        return self.releases.route(release, user=user, entries=entries)
 
     async def user_vectors(self, snapshot: Snapshot, users: Sequence[UserRow]) -> NDArray[np.float32]:
         """Vectors of users: float32 [n, dimension]."""
         self.limits.check("users", len(users), "")
         batch = await self._users.many(snapshot, users, [CacheMode.UNSPECIFIED] * len(users))
         _raise_first(batch.refused)
-        self._served(snapshot, {Source.CACHE: len(batch.ages_ms), Source.COMPUTED: len(users) - len(batch.ages_ms)})
         return batch.values
 
     async def item_vectors(self, snapshot: Snapshot, items: Sequence[ItemRow]) -> NDArray[np.float32]:
@@ -75,12 +74,6 @@ class WholeCalls:
 
         Raises ITEM_NOT_FOUND for an id that the catalog lacks.
         """
-        values, stored = await self._item_vectors(snapshot, items)
-        self._served(snapshot, {Source.STORED: stored, Source.COMPUTED: len(items) - stored})
-        return values
-
-    async def _item_vectors(self, snapshot: Snapshot, items: Sequence[ItemRow]) -> tuple[NDArray[np.float32], int]:
-        """As `item_vectors`, and how many were stored."""
         self.limits.check("items", len(items), "")
         known = _own_features(snapshot, items)
         stored = [i for i, item in enumerate(items) if item.item_id and not _has_any(item, known)]
@@ -89,27 +82,21 @@ class WholeCalls:
         values, refused = await embed.embed_items(snapshot, [items[i] for i in computed], self.limits)
         _raise_first({computed[at]: error for at, error in refused.items()})
         if not stored:
-            return values, 0
+            return values
         vectors = np.empty((len(items), snapshot.manifest.dimension), np.float32)
         vectors[computed] = values
         vectors[stored] = await self._stored_vectors(snapshot, items, stored)
-        return vectors, len(stored)
+        return vectors
 
     async def scores(self, snapshot: Snapshot, pairs: Sequence[PairRow]) -> NDArray[np.float32]:
         """The score of each user with the item beside it: float32 [n], in (0, 1]."""
-        items, _ = await self._item_vectors(snapshot, pairs)
+        items = await self.item_vectors(snapshot, pairs)
         # Of one user with many items it runs the tower once, which is what takes longest otherwise.
         first, places = await _users(pairs)
         batch = await self._users.many(snapshot, [pairs[i] for i in first], [CacheMode.UNSPECIFIED] * len(first))
         _raise_first({first[at]: error for at, error in batch.refused.items()})
-        cached = sum(place in batch.ages_ms for place in places)
-        self._served(snapshot, {Source.CACHE: cached, Source.COMPUTED: len(pairs) - cached})
         similarities: NDArray[np.float32] = np.vecdot(items, batch.values[places])
         return scores(similarities, snapshot.manifest.calibration)
-
-    def _served(self, snapshot: Snapshot, entries: Mapping[Source, int]) -> None:
-        for source, count in entries.items():
-            self._source.served(snapshot.release, source, count)
 
     async def _stored_vectors(
         self, snapshot: Snapshot, items: Sequence[ItemRow], places: Sequence[int]
@@ -145,9 +132,9 @@ async def _users(pairs: Sequence[PairRow]) -> tuple[list[int], list[int]]:
     known: dict[Hashable, int] = {}
     first: list[int] = []
     places: list[int] = []
-    pace = Pace(len(pairs), embed.CHUNK_ROWS)
     for i, pair in enumerate(pairs):
-        await pace.spend(1)
+        if i and i % embed.CHUNK_ROWS == 0:
+            await asyncio.sleep(0)
         numbers = [entry for entry in pair.features.items() if not entry[0].startswith(_NOT_OF_USER)]
         texts = [
             (name, tuple(listed.values))

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import orjson
 from aiohttp import web
+from numpy.typing import NDArray
 
 from twotower_server.engine.route import Releases
 from twotower_server.engine.whole import WholeCalls
 from twotower_server.errors import Reason, Refused
 from twotower_server.http.body import read_json
-from twotower_server.http.metrics import ServerState
-from twotower_server.http.probe import Probes, json_answer
-from twotower_server.http.tensor import tensors
-from twotower_server.inference.call import infer
-from twotower_server.inference.instance import Instances, instances, numeric_names
-from twotower_server.inference.model import Model
-from twotower_server.inference.tensor import FEATURES, instances_of
+from twotower_server.http.instance import Instance, Instances, instances, numeric_names
+from twotower_server.http.metrics import CONTENT_TYPE, ServerState, exposition
+from twotower_server.http.model import Model
+from twotower_server.http.tensor import FEATURES, instances_of
 from twotower_server.release.snapshot import Snapshot
 
 RELEASE_HEADER = "X-Twotower-Release"
 
 # A number of an answer, as text: the longest is -1.1754944e-38, and a comma.
 _VALUE_BYTES = 15
+# Instances that are read between two looks at the event loop.
+_INSTANCES_A_TURN = 256
 
 _MODEL = "{model:[^/:]+}"
 
@@ -35,12 +37,12 @@ class UnknownModel(Exception):
 
 
 class Gateway:
-    """Serves one worker."""
+    """Serves one worker. `is_serving` is False until it may be sent calls, and again while it drains."""
 
-    def __init__(self, calls: WholeCalls, state: Callable[[], ServerState], is_ready: Callable[[], bool]) -> None:
-        """state: of the whole server. is_ready: whether it should be sent calls."""
+    def __init__(self, calls: WholeCalls, state: Callable[[], ServerState]) -> None:
         self._calls = calls
-        self._probes = Probes(state, is_ready)
+        self._state = state
+        self.is_serving = False
 
     def routes(self) -> list[web.RouteDef]:
         """Every route, by the protocol that it belongs to."""
@@ -53,8 +55,8 @@ class Gateway:
             web.get(f"{v1}/versions/{{release:[^/:]+}}", self.model_status),
             # KServe V2
             web.get("/v2", self.server_metadata),
-            web.get("/v2/health/live", self._probes.live),
-            web.get("/v2/health/ready", self._probes.ready),
+            web.get("/v2/health/live", self.live),
+            web.get("/v2/health/ready", self.ready),
             web.get(v2, self.metadata),
             web.get(f"{v2}/versions/{{release}}", self.metadata),
             web.get(f"{v2}/ready", self.model_ready),
@@ -65,7 +67,9 @@ class Gateway:
             web.post(f"/predictions/{_MODEL}", self.torch_predict),
             web.get("/ping", self.ping),
             # Kubernetes and Prometheus
-            *self._probes.routes(),
+            web.get("/healthz", self.live),
+            web.get("/readyz", self.ready),
+            web.get("/metrics", self.metrics),
         ]
 
     # ---- predictions
@@ -87,8 +91,7 @@ class Gateway:
         body = await read_json(request)
         model = _model(request)
         _check_outputs(body.get("outputs"), model)
-        given = await instances_of(tensors(body.get("inputs"), model, self._calls.limits))
-        snapshot, values = await infer(self._calls, model, _release(request), given, _VALUE_BYTES)
+        snapshot, values = await self._run(model, _release(request), instances_of(body.get("inputs")))
         output = {"name": model.output, "datatype": "FP32", "shape": [*values.shape], "data": values.ravel()}
         answer = {"model_name": model.value, "model_version": snapshot.release, "outputs": [output]}
         if isinstance(body.get("id"), str):
@@ -96,8 +99,19 @@ class Gateway:
         return self._answer(snapshot, answer)
 
     async def _predictions(self, request: web.Request, release: str, given: Instances) -> web.Response:
-        snapshot, values = await infer(self._calls, _model(request), release, given, _VALUE_BYTES)
+        snapshot, values = await self._run(_model(request), release, given)
         return self._answer(snapshot, {"predictions": values.ravel()})
+
+    async def _run(self, model: Model, release: str, given: Instances) -> tuple[Snapshot, NDArray[np.float32]]:
+        snapshot = self._calls.route(release, given.user(), len(given))
+        self._calls.limits.check_response(_VALUE_BYTES * int(np.prod(model.shape(snapshot, len(given)))))
+        read = given.reader(model.schemas(snapshot), snapshot.release)
+        found: list[Instance] = []
+        for start in range(0, len(given), _INSTANCES_A_TURN):
+            if start:
+                await asyncio.sleep(0)
+            found += map(read, range(start, min(start + _INSTANCES_A_TURN, len(given))))
+        return snapshot, await model.run(self._calls, snapshot, found)
 
     def _answer(self, snapshot: Snapshot, answer: dict[str, Any]) -> web.Response:
         content = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -107,18 +121,18 @@ class Gateway:
     # ---- models
 
     async def model_status(self, request: web.Request) -> web.Response:
-        model, releases = _model(request), self._calls.releases
+        model, releases = _model(request), self._releases()
         shown = [_pinned(releases, request).release] if _release(request) else _versions(releases)
         versions = [
             {"version": release, "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
             for release in shown
         ]
-        return json_answer({"name": model.value, "ready": True, "model_version_status": versions})
+        return _json({"name": model.value, "ready": True, "model_version_status": versions})
 
     async def metadata(self, request: web.Request) -> web.Response:
-        model, releases = _model(request), self._calls.releases
+        model, releases = _model(request), self._releases()
         snapshot = _pinned(releases, request)
-        return json_answer(
+        return _json(
             {
                 "name": model.value,
                 "versions": _versions(releases),
@@ -134,18 +148,33 @@ class Gateway:
 
     async def model_ready(self, request: web.Request) -> web.Response:
         model = _model(request)
-        self._probes.check_ready()
-        _pinned(self._calls.releases, request)
-        return json_answer({"name": model.value, "ready": True})
+        _pinned(self._releases(), request)
+        return _json({"name": model.value, "ready": True})
 
     # ---- the server
 
     async def server_metadata(self, request: web.Request) -> web.Response:
-        return json_answer({"name": "twotower", "version": version("twotower"), "extensions": []})
+        return _json({"name": "twotower", "version": version("twotower"), "extensions": []})
+
+    async def live(self, request: web.Request) -> web.Response:
+        return _json({"live": True})
+
+    async def ready(self, request: web.Request) -> web.Response:
+        self._releases()
+        return _json({"ready": True})
 
     async def ping(self, request: web.Request) -> web.Response:
-        self._probes.check_ready()
-        return json_answer({"status": "Healthy"})
+        self._releases()
+        return _json({"status": "Healthy"})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        return web.Response(text=exposition(self._state()), headers={"Content-Type": CONTENT_TYPE})
+
+    def _releases(self) -> Releases:
+        """For a question, not a call. Raises NOT_READY also while this worker starts or drains."""
+        if not self.is_serving:
+            raise Refused(Reason.NOT_READY, "this server is starting or stopping")
+        return self._calls.releases
 
 
 def _model(request: web.Request) -> Model:
@@ -160,7 +189,7 @@ def _release(request: web.Request) -> str:
 
 
 def _pinned(releases: Releases, request: web.Request) -> Snapshot:
-    return releases.route(_release(request))
+    return releases.route(_release(request), entries=0)
 
 
 def _versions(releases: Releases) -> list[str]:
@@ -178,4 +207,10 @@ def _one_of(body: dict[str, Any], *fields: str) -> str:
 
 def _check_outputs(outputs: object, model: Model) -> None:
     for output in outputs if isinstance(outputs, list) else ():
-        model.check_output(output.get("name") if isinstance(output, dict) else None)
+        name = output.get("name") if isinstance(output, dict) else None
+        if name != model.output:
+            raise Refused(Reason.UNSPECIFIED, f"{model.value} has one output, {model.output}", "outputs")
+
+
+def _json(answer: dict[str, Any]) -> web.Response:
+    return web.Response(body=orjson.dumps(answer), content_type="application/json")

@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
+from pathlib import Path
 
 import orjson
 from aiohttp import web
 
-from twotower_server.access.access import Access
 from twotower_server.engine.whole import WholeCalls
 from twotower_server.errors import Refused
-from twotower_server.http.access import OPEN, Gate
 from twotower_server.http.body import TooLarge, TooSlow
 from twotower_server.http.gateway import Gateway, UnknownModel
 from twotower_server.http.metrics import ServerState
-from twotower_server.http.status import message_of, status_of
-from twotower_server.http.tls import Certificate
-from twotower_server.inference.model import Model
+from twotower_server.http.model import Model
+from twotower_server.http.status import STATUSES, message_of
 
 log = logging.getLogger(__name__)
 # What aiohttp says of connections that broke, or sent no HTTP, with a stack each. Bugs are logged below.
@@ -44,27 +43,23 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class HttpServer:
-    """What listens on the HTTP port."""
+    """Not ready until `set_serving(True)`, and again before the drain."""
 
     def __init__(
         self,
         calls: WholeCalls,
         state: Callable[[], ServerState],
-        is_ready: Callable[[], bool],
         *,
         grace_s: float,
-        certificate: Certificate | None = None,
-        gate: Gate | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
     ) -> None:
-        """state: of the whole server, for /metrics. is_ready: what health checks answer.
+        """state: of the whole server, for /metrics. grace_s: what calls in flight get when the server stops.
 
-        grace_s: what calls in flight get when the server stops.
-
-        certificate: None = plaintext. gate: who may call; None = the default, by which everybody may.
+        certificate, key: PEM files; None = plaintext.
         """
-        self._gateway = Gateway(calls, state, is_ready)
-        self._certificate = certificate
-        self._gate = gate or Gate(Access(None))
+        self._gateway = Gateway(calls, state)
+        self._tls = _tls(certificate, key)
         self._limit_bytes = calls.limits.request_bytes
         self._grace_s = grace_s
         self._draining = False
@@ -87,17 +82,16 @@ class HttpServer:
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Serves on bound sockets, which it takes over."""
         await self._runner.setup()
-        tls = None if self._certificate is None else self._certificate.context
         for bound in sockets:
-            await web.SockSite(self._runner, bound, ssl_context=tls, backlog=_BACKLOG).start()
+            await web.SockSite(self._runner, bound, ssl_context=self._tls, backlog=_BACKLOG).start()
 
-    def reload(self) -> None:
-        """Reads the files of the certificate again. Raises OSError; then what was read before is still used."""
-        if self._certificate is not None:
-            self._certificate.reload()
+    def set_serving(self, serving: bool) -> None:
+        """What health checks answer."""
+        self._gateway.is_serving = serving
 
     async def stop(self) -> None:
         """Takes no new connection, lets calls in flight finish within the grace, then ends them."""
+        self.set_serving(False)
         self._draining = True
         for site in [*self._runner.sites]:
             await site.stop()
@@ -133,14 +127,9 @@ class HttpServer:
     async def _response(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         path = request.path[:200]
         try:
-            if path not in OPEN:
-                self._gate.admit(request)
             return await handler(request)
         except Refused as error:
-            response = _refusal(status_of(error), message_of(error))
-            if response.status == HTTPStatus.UNAUTHORIZED:
-                response.headers["WWW-Authenticate"] = 'Bearer realm="twotower"'
-            return response
+            return _refusal(STATUSES[error.reason], message_of(error))
         except UnknownModel:
             return _refusal(HTTPStatus.NOT_FOUND, f"UNSPECIFIED: there is no such model; there are {', '.join(Model)}")
         except TooLarge:
@@ -167,3 +156,11 @@ class HttpServer:
 
 def _refusal(status: HTTPStatus, message: str) -> web.Response:
     return web.Response(status=status, body=orjson.dumps({"error": message}), content_type="application/json")
+
+
+def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if certificate is None or key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from twotower_server.errors import PermissionDenied, Reason, Refused, Unauthenticated
+from twotower_server.errors import Reason, Refused
 
 # Names that a caller sent stand in messages.
 _MESSAGE_CHARACTERS = 1_000
@@ -32,17 +32,6 @@ STATUSES: dict[Reason, HTTPStatus] = {
     Reason.DEADLINE: HTTPStatus.GATEWAY_TIMEOUT,
     Reason.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
-
-# What the contract has no reason for: the caller, not the request.
-_ACCESS_STATUSES: dict[type[Refused], HTTPStatus] = {
-    Unauthenticated: HTTPStatus.UNAUTHORIZED,
-    PermissionDenied: HTTPStatus.FORBIDDEN,
-}
-
-
-def status_of(error: Refused) -> HTTPStatus:
-    """The status of a call that was refused."""
-    return _ACCESS_STATUSES.get(type(error)) or STATUSES[error.reason]
 
 
 def message_of(error: Refused) -> str:

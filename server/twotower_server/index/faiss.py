@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from twotower_server.errors import ReleaseRefused
 from twotower_server.index.base import IndexEntry, ItemIds
-from twotower_server.index.check import check_parts, check_rows
 from twotower_server.index.codes import CodesIndex
 from twotower_server.index.exact import EXACT_ITEMS, ExactIndex
 from twotower_server.index.ivf import IvfSq8Index
@@ -93,14 +92,18 @@ def open_index(
     searched. item_ids: names rows, so that ties are settled by item id.
     Raises ReleaseRefused when the file does not fit the vectors or the manifest's entry.
     """
-    index = _map(path)
+    try:
+        # The flag that shares every kind of index, not only IVF.
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError:
+        # Faiss's message holds paths and source lines.
+        raise ReleaseRefused(f"{path.name} is missing or is not a Faiss index; build the release again") from None
     if index.d != vectors.shape[1] or index.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise ReleaseRefused(f"{path.name} is of other vectors than the release: {index.d} dimensions")
     if entry.kind == "exact" and isinstance(index, faiss.IndexFlat):
         return ExactIndex(vectors, item_ids)
     if entry.kind != "ivf_sq8" or not isinstance(index, faiss.IndexIVFScalarQuantizer):
         raise ReleaseRefused(f"{path.name} is no index of kind {entry.kind!r}")
-    check_parts(index, path.name)
     probes = entry.parameters.get("probes")
     items = len(vectors) if items is None else items
     if index.ntotal != items:
@@ -108,22 +111,6 @@ def open_index(
     if isinstance(probes, bool) or not isinstance(probes, int) or not 1 <= probes <= index.nlist:
         raise ReleaseRefused(f"the index's probes must be a whole number from 1 to {index.nlist}, not {probes!r}")
     return IvfSq8Index(index, vectors, probes, item_ids) if len(vectors) else CodesIndex(index, probes)
-
-
-def verify_index(path: Path) -> None:
-    """Reads which rows an index that `open_index` takes has. Raises ReleaseRefused unless it has each row once."""
-    index = _map(path)
-    if isinstance(index, faiss.IndexIVF):
-        check_rows(index, path.name)
-
-
-def _map(path: Path) -> Any:
-    try:
-        # The flag that shares every kind of index, not only IVF.
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError:
-        # Faiss's message holds paths and source lines.
-        raise ReleaseRefused(f"{path.name} is missing or is not a Faiss index; build the release again") from None
 
 
 def lists_for(items: int) -> int:

@@ -5,6 +5,7 @@ Requests are checked here for what only the message shows: which of the alternat
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -24,7 +25,6 @@ from twotower_server.engine.model import (
     Vectors,
 )
 from twotower_server.engine.route import Releases
-from twotower_server.engine.turn import in_turns, next_turn
 from twotower_server.errors import Reason, Refused
 from twotower_server.features.encode import FeatureUse
 from twotower_server.features.schema import TowerSchema
@@ -35,12 +35,8 @@ from twotower_server.rpc.wire import packed, packed_rows
 
 # Of all problems of an answer together: a batch of nothing but problems must fit a message, too.
 _PROBLEM_TEXT_BYTES = 256 << 10
-# What is done in one turn, of about half a millisecond: fields of items found that are written.
+# Fields of items found that are written between two looks at the event loop, in about half a millisecond.
 _FIELDS_A_TURN = 500
-# Requests of a BatchScore that are read, or answers to them that are written.
-_ENTRIES_A_TURN = 64
-# Vectors of a list that are written.
-_VECTORS_A_TURN = 1_024
 _SIMILARITIES = {"dot": v1.SIMILARITY_DOT, "cosine": v1.SIMILARITY_COSINE}
 
 
@@ -94,15 +90,14 @@ def score_entry(request: v1.ScoreRequest) -> ScoreEntry:
     return ScoreEntry(query(request), candidates(request), request.release, request.require_all, request.cache_mode)
 
 
-async def score_entries(request: v1.BatchScoreRequest) -> list[ScoreEntry | Refused]:
+def score_entries(request: v1.BatchScoreRequest) -> list[ScoreEntry | Refused]:
     """Entries of a batch; one that only the message shows to be wrong is refused alone."""
     entries: list[ScoreEntry | Refused] = []
-    async for places in in_turns(len(request.requests), _ENTRIES_A_TURN):
-        for entry in request.requests[places.start : places.stop]:
-            try:
-                entries.append(score_entry(entry))
-            except Refused as error:
-                entries.append(error)
+    for entry in request.requests:
+        try:
+            entries.append(score_entry(entry))
+        except Refused as error:
+            entries.append(error)
     return entries
 
 
@@ -155,7 +150,7 @@ def user_embedding(user: UserVector) -> v1.GetUserEmbeddingResponse:
     return response
 
 
-async def user_embeddings(arms: Sequence[Arm], encoding: int) -> v1.BatchGetUserEmbeddingsResponse:
+def user_embeddings(arms: Sequence[Arm], encoding: int) -> v1.BatchGetUserEmbeddingsResponse:
     """arms: those of one batch; more than one while traffic is split."""
     count = sum(len(arm.places) for arm in arms)
     sources = [v1.SOURCE_COMPUTED] * count
@@ -172,17 +167,17 @@ async def user_embeddings(arms: Sequence[Arm], encoding: int) -> v1.BatchGetUser
         problems=problems(refused, "users"),
     )
     if len(arms) == 1:
-        await _add_vectors(response, arms[0].vectors, encoding)
+        _add_vectors(response, arms[0].vectors, encoding)
     else:
-        await _add_arms(response, arms, encoding)
+        _add_arms(response, arms, encoding)
     return response
 
 
-async def item_embeddings(vectors: Vectors, encoding: int) -> v1.BatchGetItemEmbeddingsResponse:
+def item_embeddings(vectors: Vectors, encoding: int) -> v1.BatchGetItemEmbeddingsResponse:
     response = v1.BatchGetItemEmbeddingsResponse(
         release=vectors.release, missing_indices=vectors.missing, problems=problems(vectors.refused, "items")
     )
-    await _add_vectors(response, vectors, encoding)
+    _add_vectors(response, vectors, encoding)
     return response
 
 
@@ -202,14 +197,15 @@ def score(scored: Scored, problem_text_bytes: int = _PROBLEM_TEXT_BYTES) -> v1.S
     return response
 
 
-async def scores(results: Sequence[Scored | Refused]) -> v1.BatchScoreResponse:
+def scores(results: Sequence[Scored | Refused]) -> v1.BatchScoreResponse:
     refused = {i: result for i, result in enumerate(results) if isinstance(result, Refused)}
     text_bytes = _PROBLEM_TEXT_BYTES // max(len(results), 1)
-    response = v1.BatchScoreResponse(problems=problems(refused, "requests"))
-    async for places in in_turns(len(results), _ENTRIES_A_TURN):
-        for result in results[places.start : places.stop]:
-            response.responses.append(v1.ScoreResponse() if isinstance(result, Refused) else score(result, text_bytes))
-    return response
+    return v1.BatchScoreResponse(
+        responses=[
+            v1.ScoreResponse() if isinstance(result, Refused) else score(result, text_bytes) for result in results
+        ],
+        problems=problems(refused, "requests"),
+    )
 
 
 async def recommended(found: Found, include_embeddings: bool) -> v1.RecommendResponse:
@@ -303,7 +299,7 @@ def _tower_schema(schema: TowerSchema) -> v1.TowerSchema:
     )
 
 
-async def _add_vectors(
+def _add_vectors(
     response: v1.BatchGetUserEmbeddingsResponse | v1.BatchGetItemEmbeddingsResponse, vectors: Vectors, encoding: int
 ) -> None:
     """Vectors of a batch, in the encoding that was asked for; what failed is zero in a matrix, empty in a list."""
@@ -314,12 +310,12 @@ async def _add_vectors(
         return
     end = v1.Embedding(release=vectors.release).SerializeToString()
     failed = {*vectors.refused, *vectors.missing}
-    fields = response.EMBEDDINGS_FIELD_NUMBER, v1.Embedding.VALUES_FIELD_NUMBER
-    async for places in in_turns(len(vectors.values), _VECTORS_A_TURN):
-        response.MergeFromString(packed_rows(*fields, vectors.values, places, end, failed))
+    response.MergeFromString(
+        packed_rows(response.EMBEDDINGS_FIELD_NUMBER, v1.Embedding.VALUES_FIELD_NUMBER, vectors.values, end, failed)
+    )
 
 
-async def _add_arms(response: v1.BatchGetUserEmbeddingsResponse, arms: Sequence[Arm], encoding: int) -> None:
+def _add_arms(response: v1.BatchGetUserEmbeddingsResponse, arms: Sequence[Arm], encoding: int) -> None:
     """Vectors of several releases, each at its place; a list when their dimensions differ."""
     places = np.concatenate([arm.places for arm in arms])
     order = np.argsort(places)
@@ -327,7 +323,7 @@ async def _add_arms(response: v1.BatchGetUserEmbeddingsResponse, arms: Sequence[
     response.release_indices.extend(releases[order].tolist())
     if encoding == v1.EMBEDDING_ENCODING_MATRIX and len({arm.vectors.values.shape[1] for arm in arms}) == 1:
         values = np.concatenate([arm.vectors.values for arm in arms])[order]
-        await _add_vectors(response, Vectors(values, ""), encoding)
+        _add_vectors(response, Vectors(values, ""), encoding)
         return
     embeddings = [v1.Embedding()] * len(places)
     for arm in arms:
@@ -343,7 +339,7 @@ async def _add_items(response: v1.RecommendResponse | v1.SearchItemsResponse, fo
     count = max(1, _FIELDS_A_TURN // fields)
     for start in range(0, len(found.item_ids), count):
         if start:
-            await next_turn()
+            await asyncio.sleep(0)
         _add_some(response, found, slice(start, start + count))
 
 

@@ -49,7 +49,7 @@ class TwoTowerServicer:
     ) -> v1.BatchGetUserEmbeddingsResponse:
         convert.exactly_one({"users": request.users})
         vectors = await self._engine.embed_users(request.users, request.release, request.cache_mode)
-        return await convert.user_embeddings(vectors, request.encoding)
+        return convert.user_embeddings(vectors, request.encoding)
 
     async def get_item_embedding(self, request: v1.GetItemEmbeddingRequest) -> v1.GetItemEmbeddingResponse:
         if convert.exactly_one({"item_id": request.item_id, "item": request.HasField("item")}) == "item":
@@ -66,7 +66,7 @@ class TwoTowerServicer:
         self, request: v1.BatchGetItemEmbeddingsRequest
     ) -> v1.BatchGetItemEmbeddingsResponse:
         vectors = await self._engine.item_vectors(convert.candidates(request), request.release)
-        return await convert.item_embeddings(vectors, request.encoding)
+        return convert.item_embeddings(vectors, request.encoding)
 
     async def score(self, request: v1.ScoreRequest) -> v1.ScoreResponse:
         return convert.score(await self._engine.score(convert.score_entry(request)))
@@ -74,8 +74,7 @@ class TwoTowerServicer:
     async def batch_score(self, request: v1.BatchScoreRequest) -> v1.BatchScoreResponse:
         convert.exactly_one({"requests": request.requests})
         self._engine.limits.check("users", len(request.requests), "requests")
-        entries = await convert.score_entries(request)
-        return await convert.scores(await self._engine.score_batch(entries))
+        return convert.scores(await self._engine.score_batch(convert.score_entries(request)))
 
     async def recommend(self, request: v1.RecommendRequest) -> v1.RecommendResponse:
         query, selection = convert.query(request), convert.selection(request)
@@ -89,6 +88,6 @@ class TwoTowerServicer:
 
     async def get_serving_info(self, request: v1.GetServingInfoRequest) -> v1.GetServingInfoResponse:
         releases = self._engine.releases
-        shown = [releases.route(request.release)] if request.release else releases.loaded.values()
+        shown = [releases.route(request.release, entries=0)] if request.release else releases.loaded.values()
         degraded = [*await self._degraded(), *self._engine.degraded]
         return convert.serving_info(releases, shown, self._engine.limits, version("twotower"), CAPABILITIES, degraded)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NoReturn
 
 import grpc
-from google.protobuf import duration_pb2
-from google.protobuf.message import Message
+from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from twotower_server.errors import Overloaded, PermissionDenied, Reason, Refused, Stopping, Unauthenticated
+from twotower_server.errors import Reason, Refused
 
 DOMAIN = "twotower"
 
@@ -44,17 +41,6 @@ CODES: dict[Reason, grpc.StatusCode] = {
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 
-# What the contract has no reason for: the caller, not the request.
-_ACCESS_CODES: dict[type[Refused], grpc.StatusCode] = {
-    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
-    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
-}
-
-
-def code_of(error: Refused) -> grpc.StatusCode:
-    """The status of a call that was refused."""
-    return _ACCESS_CODES.get(type(error)) or CODES[error.reason]
-
 
 def code_number(reason: Reason) -> int:
     """The google.rpc.Code number of a reason, for a `Problem`."""
@@ -81,33 +67,13 @@ def _shortened(text: str, size_bytes: int) -> str:
     return f"{data[:half].decode(errors='ignore')}…{data[-half:].decode(errors='ignore')}"
 
 
-async def abort(
-    context: grpc.aio.ServicerContext[Any, Any], error: Refused, trailers: Sequence[tuple[str, str]] = ()
-) -> NoReturn:
-    """Ends a call with the status of a refusal: the reason first in the message, ErrorInfo in the trailers.
-
-    One that is overloaded, or stopping, also says by RetryInfo when to try again. trailers: more of them.
-    """
-    code = code_of(error)
-    message = message_of(error)
-    retry_ms = round(error.retry_after_s * 1e3, -1) if isinstance(error, Overloaded | Stopping) else None
-    status = _status(code.value[0], message, error.reason.name, field_of(error), retry_ms)
-    await context.abort(code, message, (*trailers, ("grpc-status-details-bin", status)))
-    raise AssertionError("unreachable: abort() raises")
-
-
-# Kept: refusing should cost little just when there is too much to do.
-@lru_cache(maxsize=256)
-def _status(code: int, message: str, reason: str, field: str, retry_ms: float | None) -> bytes:
-    """A google.rpc.Status, serialized. retry_ms: of its RetryInfo; None = it has none."""
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: Refused) -> NoReturn:
+    """Ends a call with the status of a refusal: the reason first in the message, ErrorInfo in the trailers."""
+    code = CODES[error.reason]
+    message, field = message_of(error), field_of(error)
+    detail = any_pb2.Any()
     metadata = {"field": field} if field else {}
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)]
-    if retry_ms is not None:
-        delay = duration_pb2.Duration()
-        delay.FromNanoseconds(round(retry_ms * 1e6))
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    status = status_pb2.Status(code=code, message=message)
-    for detail in details:
-        status.details.add().Pack(detail)
-    content: bytes = status.SerializeToString()
-    return content
+    detail.Pack(error_details_pb2.ErrorInfo(reason=error.reason.name, domain=DOMAIN, metadata=metadata))
+    status = status_pb2.Status(code=code.value[0], message=message, details=[detail])
+    await context.abort(code, message, (("grpc-status-details-bin", status.SerializeToString()),))
+    raise AssertionError("unreachable: abort() raises")

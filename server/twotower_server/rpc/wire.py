@@ -21,22 +21,19 @@ def packed(field: int, values: NDArray[np.float32]) -> bytes:
     return _delimited(field, len(content)) + content if content else b""
 
 
-def packed_rows(
-    field: int, inner: int, values: NDArray[np.float32], places: range, end: bytes, left_empty: Container[int]
-) -> bytes:
+def packed_rows(field: int, inner: int, values: NDArray[np.float32], end: bytes, left_empty: Container[int]) -> bytes:
     """A repeated field of messages, one a row, each of its row packed under `inner`, and of `end`.
 
-    values: float32 [n, d]. places: of the rows wanted. end: the other fields of every message, serialized. left_empty:
-    places of rows that become an empty message.
+    values: float32 [n, d]. end: the other fields of every message, serialized. left_empty: rows that become an empty
+    message.
     """
-    width = 4 * values.shape[1]
-    content = values[places.start : places.stop].astype("<f4", copy=False).tobytes()
+    content, width = values.astype("<f4", copy=False).tobytes(), 4 * values.shape[1]
     start = _delimited(inner, width)
     start = _delimited(field, len(start) + width + len(end)) + start
     empty = _delimited(field, 0)
     parts: list[bytes] = []
-    for at, i in enumerate(places):
-        parts += (empty,) if i in left_empty else (start, content[at * width : (at + 1) * width], end)
+    for i in range(len(values)):
+        parts += (empty,) if i in left_empty else (start, content[i * width : (i + 1) * width], end)
     return b"".join(parts)
 
 

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import faulthandler
 import importlib
 import itertools
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
 from twotower_server.errors import Reason, Refused
 from twotower_server.supervisor import log
-from twotower_server.supervisor.job import MAX_LINE_BYTES, Job, Question, Reload, Report, told
+from twotower_server.supervisor.job import MAX_LINE_BYTES, Answer, Job, Question, Report
 
 _PR_SET_PDEATHSIG = 1
 
@@ -39,19 +37,13 @@ class Parent:
     def report(self, report: Report) -> None:
         self._send(report.to_line())
 
-    async def listen(self, reload: Callable[[], None]) -> None:
-        """Takes the answers to what is asked, until the supervisor is gone. The first report comes before it.
-
-        reload: reads the files of certificates and tokens again.
-        """
+    async def listen(self) -> None:
+        """Takes the answers to what is asked, until the supervisor is gone. The first report comes before it."""
         reader, self._writer = await asyncio.open_unix_connection(sock=self._connection, limit=MAX_LINE_BYTES)
         self._listening.set()
         with closing(self._writer):
             while line := await reader.readline():
-                answer = told(line)
-                if isinstance(answer, Reload):
-                    reload()
-                    continue
+                answer = Answer.from_line(line)
                 asked = self._asked.pop(answer.number)
                 if asked.cancelled():
                     continue
@@ -95,11 +87,8 @@ def main() -> None:
     end_with(int(supervisor))
     # Ctrl-C reaches every process of a terminal; the supervisor then stops the others in order, by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # So does the end of the terminal. The supervisor tells the others itself what SIGHUP means.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    faulthandler.enable()  # where it was goes to the log when it crashes, or hangs and gets SIGABRT
     connection = socket.socket(fileno=int(descriptor))
-    with connection.makefile("rb", buffering=0) as lines:  # what follows the line stays in the socket
+    with connection.makefile("rb") as lines:
         line = lines.readline()
     if not line:
         sys.exit("the supervisor is gone")

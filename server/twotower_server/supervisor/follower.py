@@ -52,9 +52,7 @@ class Follower:
         self._histories: dict[int, History] = {}  # by the log's number; two have the same one while it moves
         self._number = self._log_end = 0
         self._releases: Releases | None = None
-        self._columns: dict[str, int] = {}  # of the board, by release
         row.prepared = row.refused = 0  # the slot's last worker may have come further
-        row.counters.begin()
 
     def now(self) -> Releases:
         """What serves a call that begins now: read from the page every time, which makes a switch atomic."""
@@ -64,12 +62,6 @@ class Follower:
             assert self._releases is not None
         return self._releases
 
-    def served(self, release: str, source: int, entries: int) -> None:
-        """Counts entries on the board."""
-        column = self._columns.get(release)
-        if column is not None:
-            self._row.counters.add_served(column, source, entries)
-
     def _serve(self, number: int, log_end: int) -> None:
         generation = self._generations.get(number)
         if generation is None:
@@ -78,12 +70,11 @@ class Follower:
         history.go_on(generation.log)
         history.catch_up(End.of(log_end))
         columns = {name: loaded.column for name, loaded in generation.loaded.items()}
-        # Calls in flight may be on a release that is retired: it keeps its column until another takes that.
-        self._columns = {n: column for n, column in self._columns.items() if column not in columns.values()} | columns
         self._releases = Releases(
             {name: history.snapshots[loaded.folder] for name, loaded in generation.loaded.items()},
             generation.active,
             generation.shares,
+            lambda release, entries: self._row.count(columns[release], entries),
         )
         self._number, self._log_end = number, log_end
 

@@ -1,6 +1,6 @@
 """What the supervisor and its processes say to each other: JSON lines on a socket pair.
 
-supervisor → process   first its Job; then an Answer to every Question, and Reload
+supervisor → process   first its Job; then an Answer to every Question
 process → supervisor   a Report when it is ready or cannot be; a Question when a caller wants releases changed
 """
 
@@ -26,7 +26,6 @@ class Job:
 
     name:    for its log lines, such as `worker 0`.
     address: where to serve, with the real port. http: the same for HTTP; None = not.
-    admin:   the same for CatalogService and ReleaseService; None = with the others.
     folder:  what the processes of the server share: page, board, generations.
     catalog: folder of the log of changes.
     slot:    a worker's row on the board.
@@ -44,7 +43,6 @@ class Job:
     bases: Sequence[Path] = ()
     log_end: int = 0
     http: Address | None = None
-    admin: Address | None = None
 
     def to_line(self) -> bytes:
         values = {
@@ -58,7 +56,6 @@ class Job:
             "bases": [str(folder) for folder in self.bases],
             "log_end": self.log_end,
             "http": self.http and str(self.http),
-            "admin": self.admin and str(self.admin),
         }
         return _line(values)
 
@@ -76,7 +73,6 @@ class Job:
             [Path(folder) for folder in values["bases"]],
             values["log_end"],
             values["http"] and Address.parse(values["http"]),
-            values["admin"] and Address.parse(values["admin"]),
         )
 
 
@@ -124,22 +120,11 @@ class Answer:
         why = None if refused is None else [refused.reason, refused.message, refused.field]
         return _line({"number": self.number, "value": self.value, "refused": why})
 
-
-@dataclass(frozen=True, slots=True)
-class Reload:
-    """The process is to read the files of certificates and tokens again."""
-
-    def to_line(self) -> bytes:
-        return _line({"reload": True})
-
-
-def told(line: bytes) -> Answer | Reload:
-    """What the supervisor has told a process in a line."""
-    values = json.loads(line)
-    if "reload" in values:
-        return Reload()
-    why = values["refused"]
-    return Answer(values["number"], values["value"], why and Refused(Reason(why[0]), why[1], why[2]))
+    @classmethod
+    def from_line(cls, line: bytes) -> Answer:
+        values = json.loads(line)
+        why = values["refused"]
+        return cls(values["number"], values["value"], why and Refused(Reason(why[0]), why[1], why[2]))
 
 
 def said(line: bytes) -> Report | Question:

@@ -6,11 +6,10 @@ import asyncio
 import os
 import socket
 import sys
-from contextlib import suppress
-from signal import SIGABRT, SIGKILL, Signals
+from signal import Signals
 from typing import Self
 
-from twotower_server.supervisor.job import MAX_LINE_BYTES, Answer, Job, Question, Reload, Report, said
+from twotower_server.supervisor.job import MAX_LINE_BYTES, Answer, Job, Question, Report, said
 
 # Set before libraries are loaded, which read them once; what the operator has set counts.
 ENVIRONMENT = {
@@ -21,9 +20,6 @@ ENVIRONMENT = {
     # One heap for all threads: of a release that is closed, glibc's other heaps would keep 10 MB.
     "MALLOC_ARENA_MAX": "1",
 }
-
-# Writing the stack takes milliseconds, unless the process is stopped.
-_STACK_S = 1.0
 
 
 class Process:
@@ -40,8 +36,6 @@ class Process:
         self._process = process
         self._reader = reader
         self._writer = writer
-        self._why = ""
-        self._is_killed = False
 
     @classmethod
     async def start(cls, entry: str, job: Job) -> Self:
@@ -77,31 +71,18 @@ class Process:
             return None
         return said(line) if line.endswith(b"\n") else None
 
-    def tell(self, what: Answer | Reload) -> None:
-        """Answers a question, or asks for something, unless the process has ended."""
+    def answer(self, answer: Answer) -> None:
+        """Answers a question, unless the process has ended."""
         if not self._writer.is_closing():
-            self._writer.write(what.to_line())
-
-    async def end(self, why: str) -> None:
-        """Ends a process that does not move; first, its stack goes to the log. `ended` says why."""
-        self._why = why
-        self.send(SIGABRT)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_STACK_S):
-                await self._process.wait()
-        self.send(SIGKILL)
+            self._writer.write(answer.to_line())
 
     async def ended(self) -> str:
-        """Waits for the end; says how it came, such as `was killed by SIGSEGV`."""
+        """Waits for the end; says how it came, such as `was killed by SIGKILL`."""
         code = await self._process.wait()
         self._writer.close()
-        if self._why:
-            return self._why
         if code >= 0:
             return f"ended with exit code {code}"
-        killed = f"was killed by {Signals(-code).name}"
-        # The kernel kills so when memory runs out; a person may have, too.
-        return f"{killed}, perhaps because memory ran out" if -code == SIGKILL and not self._is_killed else killed
+        return f"was killed by {Signals(-code).name}"
 
     @property
     def signal(self) -> Signals | None:
@@ -112,5 +93,4 @@ class Process:
     def send(self, number: Signals) -> None:
         """Sends a signal, unless the process has ended."""
         if self._process.returncode is None:
-            self._is_killed = number == SIGKILL
             self._process.send_signal(number)

@@ -1,4 +1,4 @@
-"""The supervisor: holds what the processes of a server share, starts them, and stops them in order."""
+"""The supervisor: starts workers, replaces dead ones, passes on what callers ask of releases, stops in order."""
 
 from __future__ import annotations
 
@@ -6,35 +6,32 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
-from functools import partial
+import ssl
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twotower_server.access.access import Access
 from twotower_server.catalog.log import End, Log
 from twotower_server.catalog.open import open_shared_log
 from twotower_server.config import Address, Config, ConfigError, flag
-from twotower_server.errors import ReleaseRefused, TwoTowerError
+from twotower_server.errors import Reason, Refused, ReleaseRefused, TwoTowerError
 from twotower_server.release.completion import Completion
 from twotower_server.release.fleet import Fleet
 from twotower_server.release.repository import Repository, open_repository
-from twotower_server.supervisor.answers import Answers
-from twotower_server.supervisor.board import Board, Phase
-from twotower_server.supervisor.certificate import check_certificate
+from twotower_server.release.stamp import is_stamped
+from twotower_server.supervisor.board import Board
 from twotower_server.supervisor.compaction import Compaction
-from twotower_server.supervisor.errors import NoRelease
+from twotower_server.supervisor.errors import NoRelease, WorkerFailed
 from twotower_server.supervisor.folder import catalog_folder, server_folder
-from twotower_server.supervisor.job import Event, Job, Report
+from twotower_server.supervisor.job import Answer, Event, Job, Question, Report
 from twotower_server.supervisor.page import Page
-from twotower_server.supervisor.port import Port, shared_sockets
-from twotower_server.supervisor.processes import Processes
-from twotower_server.supervisor.state import read_state
-from twotower_server.supervisor.switch import Switch
-from twotower_server.supervisor.verification import Verification
-from twotower_server.supervisor.workers import Workers
+from twotower_server.supervisor.port import Port
+from twotower_server.supervisor.process import Process
+from twotower_server.supervisor.switch import State, Switch
+from twotower_server.supervisor.verifier_limit import killed_by
 
 if TYPE_CHECKING:
     from twotower_server.supervisor.sharing import Sharing
@@ -45,24 +42,23 @@ WORKER = "twotower_server.app:run_worker"
 VERIFIER = "twotower_server.supervisor.verifier:run"
 COMPACTOR = "twotower_server.supervisor.compactor:run"
 
+# A worker that served this long had a sound start: what ends it later is no crash loop.
+_SOUND_S = 30.0
+_MAX_FAILURES = 5
+_FIRST_BACKOFF_S = 0.1
+_MAX_BACKOFF_S = 5.0
 # Beyond the grace that calls in flight get: for closing files and threads.
 _CLOSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What is served, once all workers are ready.
-
-    http: where by HTTP; None = not. admin: where CatalogService and ReleaseService; None = with the others.
-    metrics: where the supervisor shows metrics; None = nowhere.
-    """
+    """What is served, once all workers are ready. http: where by HTTP; None = not."""
 
     release: str
     address: Address
     workers: int
     http: Address | None = None
-    admin: Address | None = None
-    metrics: Address | None = None
 
 
 def serve(config: Config, on_serving: Callable[[Serving], None], *, worker: str = WORKER) -> bool:
@@ -71,38 +67,27 @@ def serve(config: Config, on_serving: Callable[[Serving], None], *, worker: str 
     on_serving: called once, when all workers are ready. worker: entry of the worker processes.
     Raises NoRelease, ReleaseRefused, PortTaken, ConfigError or WorkerFailed with the reason.
     """
-    check_files(config)
+    _check_tls(config)
     repository, release = _release_to_serve(config)
     shared = config.redis_prefix if config.change_log == "redis" else ""
     with (
-        _ports(config) as (address, http, admin, metrics),
+        _ports(config) as (address, http),
         server_folder(config.data) as folder,
         catalog_folder(config.data, str(repository), shared) as catalog,
     ):
-        job = Job("", config, address, folder, catalog, http=http, admin=admin)
-        return asyncio.run(Supervisor(job, metrics, repository, release, worker, on_serving).run())
-
-
-def check_files(config: Config) -> int:
-    """Finds what is wrong with certificates and tokens before workers read them. Raises ConfigError.
-
-    Returns when the certificate expires: Unix seconds, 0 when there is none.
-    """
-    Access(config.tokens)
-    return check_certificate(config)
+        job = Job("", config, address, folder, catalog, http=http)
+        return asyncio.run(Supervisor(job, repository, release, worker).run(on_serving))
 
 
 @contextmanager
-def _ports(config: Config) -> Iterator[tuple[Address, Address | None, Address | None, Address | None]]:
-    """Holds the ports: of gRPC, and those that are wanted of HTTP, of what changes something, and of metrics."""
-    with ExitStack() as held:
-
-        def hold(option: str) -> Address | None:
-            wanted: Address | None = getattr(config, option)
-            return None if wanted is None else held.enter_context(Port(wanted, flag(option))).address
-
-        address = held.enter_context(Port(config.listen)).address
-        yield address, hold("http_listen"), hold("admin_listen"), hold("metrics_listen")
+def _ports(config: Config) -> Iterator[tuple[Address, Address | None]]:
+    """Holds the ports of the server: that of gRPC, and that of HTTP if it is wanted."""
+    with Port(config.listen) as port:
+        if config.http_listen is None:
+            yield port.address, None
+            return
+        with Port(config.http_listen, flag("http_listen")) as http:
+            yield port.address, http.address
 
 
 def _release_to_serve(config: Config) -> tuple[Repository, str]:
@@ -121,41 +106,51 @@ def _release_to_serve(config: Config) -> tuple[Repository, str]:
     return repository, release
 
 
+def _check_tls(config: Config) -> None:
+    """Finds here what a worker could only say when it starts: a file that is missing or no certificate."""
+    certificate, key = config.tls_certificate, config.tls_key
+    if certificate is None or key is None:
+        return
+    for name, path in (("tls_certificate", certificate), ("tls_key", key)):
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise ConfigError(f"{flag(name)}: {path} cannot be read: {error.strerror}") from None
+    try:
+        # The empty password keeps OpenSSL from asking for one on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except ssl.SSLError:
+        raise ConfigError(
+            f"--tls-certificate and --tls-key: {certificate} and {key} are no PEM certificate chain with its "
+            "unencrypted key"
+        ) from None
+
+
 class Supervisor:
     """Keeps `config.workers` workers on one port, all of them on what the switch says."""
 
-    def __init__(
-        self,
-        job: Job,
-        metrics: Address | None,
-        repository: Repository,
-        release: str,
-        worker: str,
-        on_serving: Callable[[Serving], None],
-    ) -> None:
-        """job: what all processes are told. metrics: where to show them. release: to serve first.
-
-        worker: entry of the workers.
-        """
+    def __init__(self, job: Job, repository: Repository, release: str, worker: str) -> None:
+        """job: what all processes are told. release: to serve first. worker: entry of the workers."""
         self._job = job
-        self._metrics = metrics
         self._config = job.config
+        self._address = job.address
         self._release = release
-        self._on_serving = on_serving
+        self._worker = worker
+        self._processes: set[Process] = set()
+        self._ready: set[int] = set()
+        self._announced = False
         self._stopping = False
+        self._verifying = asyncio.Lock()
+        self._answering: set[asyncio.Task[None]] = set()
+        self._completion = Completion(job.config)
         self._fleet = Fleet(repository, f"{socket.gethostname()}-{job.address.port}", job.config.follow_s)
-        self._page = page = Page(job.folder / "page", create=True)
+        page = Page(job.folder / "page", create=True)
         changes = Log(job.catalog, page)
         changes.recover()
         self._board = Board(job.folder / "board", job.config.workers, create=True)
-        self._processes = Processes()
-        completion = Completion(job.config)
-        verification = Verification(job, VERIFIER, self._processes, completion)
         self._switch = Switch(
-            job.config, self._fleet, job.folder, page, changes, self._board, verification.verify, completion
+            job.config, self._fleet, job.folder, page, changes, self._board, self._verify, self._completion
         )
-        answers = Answers(self._switch)
-        self._workers = Workers(job, worker, release, self._processes, self._board, answers, self._all_serve)
         moving = asyncio.Lock()
         shared = open_shared_log(job.config, changes)
         self._compaction = Compaction(job.config, changes, self._switch, self._compact, moving, shared)
@@ -165,53 +160,32 @@ class Supervisor:
 
             self._sharing = Sharing(shared, self._switch, moving)
 
-    async def run(self) -> bool:
+    async def run(self, on_serving: Callable[[Serving], None]) -> bool:
         """As `serve`."""
-        self._board.certificate_expiry = check_certificate(self._config)
-        async with self._probes():
-            return await self._run()
-
-    async def _run(self) -> bool:
-        serving = asyncio.create_task(self._serve())
+        serving = asyncio.create_task(self._serve(on_serving))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number, serving)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
         try:
             await serving
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
         finally:
-            self._board.phase = Phase.DRAINING
-            in_order = await self._processes.stop(self._config.grace_s + _CLOSE_S)
+            drained = await self._drain()
             with suppress(OSError):
                 self._fleet.leave()
         log.info("stopped")
-        return in_order
+        return drained
 
-    @asynccontextmanager
-    async def _probes(self) -> AsyncIterator[None]:
-        """Answers probes and Prometheus here, if that is wanted."""
-        if self._metrics is None:
-            yield
-            return
-        from twotower_server.http.probe import Probes, ProbeServer  # aiohttp takes 15 MB: only where it is used
-
-        state = partial(read_state, self._job.folder, self._page, self._board)
-        server = ProbeServer(Probes(state, lambda: self._board.is_ready))
-        await server.start(shared_sockets(self._metrics))
-        try:
-            yield
-        finally:
-            await server.stop()
-
-    async def _serve(self) -> None:
+    async def _serve(self, on_serving: Callable[[Serving], None]) -> None:
         """Runs until it is cancelled, or something cannot go on."""
         if self._sharing is not None:
             await self._sharing.start()
         await self._switch.start(self._release)
-        keeping: list[Coroutine[Any, Any, None]] = [self._workers.keep(slot) for slot in range(self._config.workers)]
+        keeping: list[Coroutine[Any, Any, None]] = [
+            self._keep(slot, on_serving) for slot in range(self._config.workers)
+        ]
         running = [*keeping, self._switch.follow(), self._switch.report(), self._compaction.run()]
         if self._sharing is not None:
             running.append(self._sharing.run())
@@ -223,43 +197,151 @@ class Supervisor:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    def _all_serve(self) -> None:
-        job, active = self._job, self._switch.generation.active
-        if not self._stopping:
-            self._board.phase = Phase.SERVING
-        log.info("serving %s on %s%s", active, job.address, "" if job.http is None else f", by HTTP on {job.http}")
-        self._on_serving(Serving(active, job.address, job.config.workers, job.http, job.admin, self._metrics))
-
     def _stop(self, number: signal.Signals, serving: asyncio.Task[None]) -> None:
         if self._stopping:
             log.warning("%s again: ending calls in flight", number.name)
-            self._processes.kill()
-            serving.cancel()
+            for process in self._processes:
+                process.send(signal.SIGKILL)
             return
         self._stopping = True
-        # Before it serves nobody has been told to send calls.
-        delay_s = self._config.drain_delay_s if self._board.phase is Phase.SERVING else 0.0
-        self._board.phase = Phase.DRAINING
-        taking = f"calls are taken for another {delay_s:g} s, then " if delay_s else ""
-        log.info("%s: %scalls in flight may finish within %g s", number.name, taking, self._config.grace_s)
-        asyncio.get_running_loop().call_later(delay_s, serving.cancel)
+        log.info("%s: calls in flight may finish within %g s", number.name, self._config.grace_s)
+        serving.cancel()
 
-    def _reload(self) -> None:
-        """Has workers read certificates and tokens again, if they are sound; else those that they have stay."""
+    async def _drain(self) -> bool:
+        """Ends all processes: those that serve drain first. False when one had to be killed."""
+        ends = {asyncio.create_task(process.ended()): process for process in self._processes}
+        for process in self._processes:
+            process.send(signal.SIGTERM)
+        if not ends:
+            return True
+        _, late = await asyncio.wait(ends, timeout=self._config.grace_s + _CLOSE_S)
+        for end in late:
+            log.warning("%s does not end; killing it", ends[end].name)
+            ends[end].send(signal.SIGKILL)
+        await asyncio.wait(ends)
+        return not any(process.signal == signal.SIGKILL for process in ends.values())
+
+    async def _keep(self, slot: int, on_serving: Callable[[Serving], None]) -> None:
+        """Keeps one worker running. Raises when workers end in a loop and none is left."""
+        failures = 0
+        while True:
+            worker = await self._start(self._worker, replace(self._job, name=f"worker {slot}", slot=slot))
+            served_s = 0.0
+            report = await worker.says()
+            if isinstance(report, Report) and report.event is Event.DONE:
+                ready_at = time.monotonic()
+                self._is_ready(slot, worker, on_serving)
+                report = await self._attend(worker)
+                served_s = time.monotonic() - ready_at
+            self._board.rows[slot].pid = 0
+            why = await worker.ended()
+            self._processes.discard(worker)
+            self._ready.discard(slot)
+            if isinstance(report, Report):
+                why = self._cannot_serve(report)
+            failures = 1 if served_s >= _SOUND_S else failures + 1
+            if failures >= _MAX_FAILURES and not self._ready:
+                raise WorkerFailed(f"{worker.name} failed {failures} times in a row; at last: {why}")
+            backoff_s = min(_FIRST_BACKOFF_S * 2 ** (failures - 1), _MAX_BACKOFF_S)
+            log.warning("%s: %s; another starts in %.1f s", worker.name, why, backoff_s)
+            await asyncio.sleep(backoff_s)
+
+    def _is_ready(self, slot: int, worker: Process, on_serving: Callable[[Serving], None]) -> None:
+        self._ready.add(slot)
+        log.info("%s is ready (process %d)", worker.name, worker.pid)
+        if len(self._ready) == self._config.workers and not self._announced:
+            self._announced = True
+            active = self._switch.generation.active
+            http = self._job.http
+            log.info("serving %s on %s%s", active, self._address, "" if http is None else f", by HTTP on {http}")
+            on_serving(Serving(active, self._address, self._config.workers, http))
+
+    async def _attend(self, worker: Process) -> Report | None:
+        """Answers a worker's questions until it ends, or reports why it will."""
+        while isinstance(said := await worker.says(), Question):
+            task = asyncio.create_task(self._answer(worker, said))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+        return said
+
+    async def _answer(self, worker: Process, question: Question) -> None:
+        switch = self._switch
+        methods: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
+            method.__name__: method
+            for method in (switch.states, switch.degraded, switch.load, switch.activate, switch.rollback, switch.split)
+        }
         try:
-            expiry = check_files(self._config)
-        except ConfigError as error:
-            log.error("SIGHUP: nothing is read again: %s", error)
-            return
-        self._board.certificate_expiry = expiry
-        log.info("SIGHUP: workers read certificates and tokens again")
-        self._workers.reload()
+            value = await methods[question.method](**question.arguments)
+        except Refused as error:
+            worker.answer(Answer(question.number, refused=error))
+        except (OSError, ReleaseRefused) as error:
+            log.error("%s: the releases folder failed: %s", question.method, error)
+            refused = Refused(
+                Reason.STORE_UNAVAILABLE, "the releases folder cannot be used; the server's log says more"
+            )
+            worker.answer(Answer(question.number, refused=refused))
+        except Exception:
+            log.exception("%s failed", question.method)
+            refused = Refused(Reason.INTERNAL, "this is a bug of the server; its log has the details")
+            worker.answer(Answer(question.number, refused=refused))
+        else:
+            worker.answer(Answer(question.number, _plain(value)))
+
+    def _cannot_serve(self, report: Report) -> str:
+        """Why a worker ended. Raised while the server itself starts: another try would not help."""
+        if not self._announced and report.event is Event.REFUSED:
+            raise ReleaseRefused(f"release {self._release}: {report.reason}")
+        if not self._announced:
+            raise WorkerFailed(report.reason)
+        return report.reason
+
+    async def _verify(self, folder: Path) -> Path:
+        """Has a release verified, unless this machine did so before and no file has changed since.
+
+        Returns what to open: its folder, or that of its copy when it lacks large files. Raises ReleaseRefused with the
+        reason, and TwoTowerError.
+        """
+        async with self._verifying:
+            try:
+                place = await asyncio.to_thread(self._completion.keep, folder)
+            except ReleaseRefused as error:
+                raise ReleaseRefused(f"release {folder.name}: {error}") from None
+            if await asyncio.to_thread(is_stamped, place, self._config.data):
+                return place
+            log.info("verifying release %s, once for this machine", folder.name)
+            job = replace(self._job, name="verifier", release=folder)
+            verifier = await self._start(VERIFIER, job)
+            report = await verifier.says()
+            end = await verifier.ended()
+            self._processes.discard(verifier)
+        if not isinstance(report, Report):
+            number = verifier.signal
+            why = f"the verifier {end}" if number is None else killed_by(number, self._config)
+            raise ReleaseRefused(f"release {folder.name}: {why}")
+        if report.event is Event.REFUSED:
+            raise ReleaseRefused(f"release {folder.name}: {report.reason}")
+        if report.event is Event.FAILED:
+            raise TwoTowerError(f"release {folder.name}: {report.reason}")
+        return place
 
     async def _compact(self, end: End, folders: Sequence[Path]) -> None:
         """As `Compaction` wants it."""
         job = replace(self._job, name="compactor", bases=folders, log_end=end.word)
-        compactor = await self._processes.start(COMPACTOR, job)
+        compactor = await self._start(COMPACTOR, job)
         report = await compactor.says()
-        why = await self._processes.ended(compactor)
+        why = await compactor.ended()
+        self._processes.discard(compactor)
         if not isinstance(report, Report) or report.event is not Event.DONE:
             raise TwoTowerError(report.reason if isinstance(report, Report) else f"the compactor {why}")
+
+    async def _start(self, entry: str, job: Job) -> Process:
+        process = await Process.start(entry, job)
+        self._processes.add(process)
+        return process
+
+
+def _plain(value: Any) -> Any:
+    """What a method of the switch returned, as JSON has it."""
+    if isinstance(value, State):
+        return asdict(value)
+    return [_plain(entry) for entry in value] if isinstance(value, list) else value

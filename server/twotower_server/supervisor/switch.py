@@ -23,12 +23,11 @@ from pathlib import Path
 from twotower_server.catalog.log import End, Log
 from twotower_server.config import Config
 from twotower_server.errors import Reason, Refused, TwoTowerError
-from twotower_server.observe.layout import COLUMNS
 from twotower_server.release.base import base_folder
 from twotower_server.release.completion import Completion
 from twotower_server.release.fleet import Fleet, Server, check_shares
 from twotower_server.release.stamp import is_stamped, remove_stamp
-from twotower_server.supervisor.board import Board
+from twotower_server.supervisor.board import COLUMNS, Board
 from twotower_server.supervisor.generation import Generation, Loaded, refusal_path
 from twotower_server.supervisor.page import Page
 from twotower_server.supervisor.thread import in_thread
@@ -395,7 +394,7 @@ class Switch:
             oldest = next(name for name in self._columns if name not in self.generation.loaded)
             column = self._columns.pop(oldest)
             for row in self._board.rows:
-                row.counters.forget_served(column)
+                row.forget(column)
         self._columns[release] = column
         return Loaded(str(self._based(folder, self._changes.end.number)), column)
 
@@ -463,7 +462,7 @@ class Switch:
             state, reason = "refused", self._refused[release].reason
         else:
             state = "available"
-        served = self._board.served(self._columns[release]) if release in self._columns else 0
+        served = self._board.counted(self._columns[release]) if release in self._columns else 0
         return State(release, state, reason, served, [s.name for s in servers if release in s.loaded])
 
     async def _check_known(self, release: str) -> None:

@@ -29,7 +29,7 @@ class Instance:
     string_features: Mapping[str, Strings] = field(default_factory=dict)
     user_id: str = ""
     item_id: str = ""
-    # What these protocols have no place for.
+    # What this port has no place for.
     vector_features: Mapping[str, object] = field(default_factory=dict)
     dense_features: Sequence[float] = ()
     schema_fingerprint: int = 0
@@ -78,9 +78,9 @@ class Rows:
         if width != len(names):
             raise Refused(
                 Reason.DIMENSION_MISMATCH,
-                f"the instances have {width} columns, and release {release} has {len(names)} numeric features, in the "
-                "order that the model's metadata lists; send maps of names instead, with Reckit's KServe client by "
-                "WithKServeV2FeaturesAsJSON()",
+                f"the instances have {width} columns, and release {release} has {len(names)} numeric features, which "
+                "stand in the order that GET /v2/models/… tells; send maps of names instead, with Reckit's KServe "
+                "client by WithKServeV2FeaturesAsJSON()",
             )
         return lambda index: Instance(dict(zip(names, map(_number, self.values[index]), strict=True)))
 
@@ -146,8 +146,8 @@ def _id(values: Mapping[str, object], names: Sequence[str]) -> str:
 
 
 def _integral(value: Any) -> str:
-    """The decimal text of a whole number; "" for another, and for what is not finite."""
-    return str(int(value)) if abs(value) <= _MAX_INTEGRAL and value == int(value) else ""
+    """The decimal text of a whole number; "" for another."""
+    return str(int(value)) if value == int(value) and abs(value) <= _MAX_INTEGRAL else ""
 
 
 def _number(value: object) -> float:

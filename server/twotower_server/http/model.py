@@ -1,4 +1,4 @@
-"""The three models: what each computes of instances, and how that is called."""
+"""The three models of this port: what each computes of instances, and how that is called."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from twotower_server.engine.whole import WholeCalls
 from twotower_server.errors import Reason, Refused
 from twotower_server.features.schema import TowerSchema
-from twotower_server.inference.instance import Instance
+from twotower_server.http.instance import Instance
 from twotower_server.release.snapshot import Snapshot
 
 
@@ -32,16 +32,6 @@ class Model(StrEnum):
         """Name of the only output tensor."""
         return "score" if self is Model.SCORE else "embedding"
 
-    @property
-    def limit(self) -> str:
-        """Name of the limit of its instances."""
-        return "users" if self is Model.USER_TOWER else "items"
-
-    def check_output(self, name: object) -> None:
-        """Raises for an output that a call asks for and the model lacks."""
-        if name != self.output:
-            raise Refused(Reason.UNSPECIFIED, f"{self.value} has one output, {self.output}", "outputs")
-
     def schemas(self, snapshot: Snapshot) -> tuple[TowerSchema, ...]:
         """Of the towers that run."""
         user, item = snapshot.schema.user, snapshot.schema.item
@@ -60,6 +50,6 @@ class Model(StrEnum):
         else:
             values = await calls.scores(snapshot, instances)
         if not np.isfinite(values).all():
-            # JSON has no such numbers.
+            # JSON has no such numbers; other clients of the same release may take them.
             raise Refused(Reason.VALUE_NOT_FINITE, "the answer holds values that are not finite")
         return values

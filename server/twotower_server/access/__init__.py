@@ -1,1 +1,0 @@
-"""Who calls, and what they may do. Knows nothing of gRPC or HTTP, which both ask here."""
