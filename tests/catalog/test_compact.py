@@ -13,6 +13,7 @@ from twotower_server.catalog.change import Change
 from twotower_server.catalog.compact import compact_log
 from twotower_server.catalog.log import Prefix
 from twotower_server.catalog.reader import Reader
+from twotower_server.catalog.record import LogDamaged
 from twotower_server.features.row import Row
 
 
@@ -152,6 +153,27 @@ def test_damage_in_the_compacted_beginning_is_refused(catalog: Catalog) -> None:
         path.write_bytes(content[:size])
         with pytest.raises(Exception, match="is damaged at byte"):
             recovered(catalog.folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"mark": 7}', '{"mark": {"position": 1}}', '{"mark": {"position": 1, "token": 2}, "x": 1}'],
+)
+def test_a_damaged_statement_of_the_compacted_beginning_is_refused(catalog: Catalog, content: str) -> None:
+    catalog.append("a", "b")
+    compacted(catalog)
+    (catalog.folder / "2" / "prefix.json").write_text(content)
+    with pytest.raises(LogDamaged, match=r"prefix\.json is damaged; put back a copy of it"):
+        recovered(catalog.folder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "7"])
+def test_damaged_sequences_of_the_compacted_beginning_are_refused(catalog: Catalog, content: str) -> None:
+    catalog.append("a", "b")
+    compacted(catalog)
+    (catalog.folder / "2" / "sequences.json").write_text(content)
+    with pytest.raises(LogDamaged, match=r"sequences\.json is damaged; put back a copy of it"):
+        read(catalog, 2)
 
 
 def final_state(changes: Sequence[Change], release: str) -> dict[str, object]:

@@ -93,7 +93,12 @@ class Prefix:
     def load(cls, folder: Path) -> Self:
         """Of the log in a folder. Raises LogDamaged."""
         values = _read(folder / PREFIX)
-        return cls(**{**values, "mark": Mark(**values["mark"])}) if values else cls()
+        if values is None:
+            return cls()
+        try:
+            return cls(**{**values, "mark": Mark(**values["mark"])})
+        except (TypeError, KeyError):
+            raise _damaged(folder / PREFIX) from None
 
     def dump(self, folder: Path, sequences: Mapping[str, int]) -> None:
         """Writes it beside the log, durably. sequences: the greatest of every item that had one."""
@@ -103,21 +108,24 @@ class Prefix:
 
 def load_sequences(folder: Path) -> dict[str, int]:
     """The greatest sequence of every item that had one in the compacted beginning of a log. Raises LogDamaged."""
-    sequences: dict[str, int] = _read(folder / _SEQUENCES)
-    return sequences
+    return _read(folder / _SEQUENCES) or {}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """What `Prefix.dump` wrote; nothing when there is no such file."""
+def _read(path: Path) -> dict[str, Any] | None:
+    """What `Prefix.dump` wrote; None when there is no such file."""
     try:
         values = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        return {}
+        return None
     except ValueError:
-        values = None
+        raise _damaged(path) from None
     if not isinstance(values, dict):
-        raise LogDamaged(f"{path} is damaged; put back a copy of it")
+        raise _damaged(path)
     return values
+
+
+def _damaged(path: Path) -> LogDamaged:
+    return LogDamaged(f"{path} is damaged; put back a copy of it")
 
 
 class Log:
